@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything a developer or CI does to this repository, as nox sessions.
+
+``nox -l`` lists them. Whatever is tested here is tested as built wheels: a session builds them into
+``dist/`` and installs those files by path, so a file that the wheel lacks cannot be found in the working
+tree instead.
+
+Packages of our names on the public index are another vendor's. No resolver here ever sees such a name:
+the dependencies of our packages are read from their ``pyproject.toml`` and installed without our own, and
+our wheels are then installed from ``dist/`` with ``--no-deps``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"  # uv does not look where PIP_FIND_LINKS points
+nox.options.error_on_missing_interpreters = True
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "typecheck", "tests"]
+
+ROOT = Path(__file__).parent
+DIST = ROOT / "dist"
+PACKAGES = {
+    "memkv-core": ROOT / "shared/memkv-core",
+    "memkv-server": ROOT / "packages/memkv-server",
+    "memkv-sglang": ROOT / "packages/memkv-sglang",
+}
+GROUPS: dict[str, Any] = nox.project.load_toml(ROOT / "pyproject.toml")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+
+ENGINES = ("sglang",)
+# The engines' wheels exist for these; the first is the one the integration tests are known to pass on.
+ENGINE_PYTHONS = ("3.11", "3.12", "3.13")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, licenses, forbidden imports: reports only, changes nothing."""
+    session.install(*_group("lint"))
+    session.run("pre-commit", "run", "--all-files", "--show-diff-on-failure", *session.posargs)
+    sources = os.pathsep.join(str(path / "src") for path in PACKAGES.values())
+    session.run("lint-imports", "--no-cache", env={"PYTHONPATH": sources})
+
+
+@nox.session(name="format", default=False)
+def format_(session: nox.Session) -> None:
+    """Mend what ruff can mend, in place."""
+    session.install(*_group("lint"))
+    for hook in ("ruff-fix", "ruff-reformat"):
+        session.run("pre-commit", "run", "--all-files", "--hook-stage", "manual", hook, success_codes=[0, 1])
+
+
+@nox.session
+def typecheck(session: nox.Session) -> None:
+    """``mypy --strict`` over the packages, their tests, the integration tests and this file."""
+    session.install(*_group("typecheck"), *_dependencies())
+    sources = [str(path / "src") for path in PACKAGES.values()]
+    session.run("mypy", *sources, "noxfile.py")
+    # One run for each folder of tests: test files of different packages may bear the same name.
+    for folder in _test_folders() + _integration_folders():
+        session.run("mypy", str(folder.relative_to(ROOT)))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The unit tests of all packages, against the built wheels, on the interpreter that runs nox."""
+    _run_tests(session)
+
+
+def _run_tests(session: nox.Session) -> None:
+    """The unit tests of all packages, against the built wheels."""
+    wheels = _build(session)
+    session.install(*_group("test"), *_dependencies())
+    session.install("--force-reinstall", "--no-deps", *wheels)
+    session.run("python", "-m", "pip", "check")
+    folders = [str(folder.relative_to(ROOT)) for folder in _test_folders()]
+    # pytest, not python -m pytest: the latter would put the working tree on sys.path.
+    session.run("pytest", "integration-tests/test_installed.py", *folders, *session.posargs)
+
+
+for _version in PYTHONS:
+    nox.session(_run_tests, name=f"tests-{_version}", python=_version, default=False)
+
+
+@nox.session(default=False)
+def build(session: nox.Session) -> None:
+    """Build every wheel and sdist into ``dist/``; refuse a missing, surplus or malformed artefact."""
+    _build(session)
+    session.install(*_group("build"))
+    expected = sorted(name for package in PACKAGES for name in _artefacts(package))
+    found = sorted(path.name for path in DIST.iterdir())
+    if found != expected:
+        session.error(f"dist/ holds {found}, and should hold {expected}")
+    session.run("twine", "check", "--strict", *(str(DIST / name) for name in expected))
+    for package in PACKAGES:
+        _check_contents(session, package)
+
+
+@nox.session(venv_backend="none", default=False)
+@nox.parametrize("engine", ENGINES, ids=ENGINES)
+def integration(session: nox.Session, engine: str) -> None:
+    """The tests on a real engine, in an environment of its own that is kept between runs."""
+    python = _engine_environment(session, engine)
+    session.run(
+        python, "-m", "pytest", "integration-tests/test_installed.py", f"integration-tests/{engine}",
+        *session.posargs, external=True, env=_on_path(python),
+    )  # fmt: skip
+
+
+@nox.session(venv_backend="none", default=False)
+def demo(session: nox.Session) -> None:
+    """A cluster and a real engine on the CPU, twice: the second process reads what the first stored."""
+    python = _engine_environment(session, "sglang")
+    session.run(
+        python, "integration-tests/sglang/demo.py", *session.posargs, external=True, env=_on_path(python)
+    )
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """``memkv bench`` from the built wheels; arguments after ``--`` go to it."""
+    wheels = _build(session)
+    session.install(*_group("bench"), *_dependencies())
+    session.install("--force-reinstall", "--no-deps", *wheels)
+    session.run("memkv", "bench", *session.posargs)
+
+
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """The site into ``build/docs``; a broken link or a page outside the navigation fails it."""
+    session.install(*_group("docs"))
+    session.run("towncrier", "build", "--draft", "--version", _project("memkv-core")["version"])
+    session.run("mkdocs", "build", "--strict", "--config-file", "docs/site/mkdocs.yml", *session.posargs)
+
+
+# ------------------------------------------------------------------------------------------------------------
+# Helpers
+# ------------------------------------------------------------------------------------------------------------
+
+_built: list[str] = []
+
+
+def _group(name: str) -> tuple[str, ...]:
+    """The requirements of a dependency group of the root ``pyproject.toml``."""
+    return nox.project.dependency_groups(GROUPS, name)
+
+
+def _project(package: str) -> dict[str, Any]:
+    """The ``[project]`` table of one of our packages."""
+    table: dict[str, Any] = nox.project.load_toml(PACKAGES[package] / "pyproject.toml")["project"]
+    return table
+
+
+def _dependencies() -> list[str]:
+    """What our packages need from the index: everything they name but each other."""
+    named = {line for package in PACKAGES for line in _project(package).get("dependencies", [])}
+    return sorted(line for line in named if not line.startswith("memkv-"))
+
+
+def _test_folders() -> list[Path]:
+    return [path / "tests" for path in PACKAGES.values() if (path / "tests").is_dir()]
+
+
+def _integration_folders() -> list[Path]:
+    root = ROOT / "integration-tests"
+    return [root / "test_installed.py", *(root / engine for engine in ENGINES)]
+
+
+def _environment(session: nox.Session, name: str, interpreter: str) -> str:
+    """The python of the virtual environment ``.nox/NAME``, made if it is not there."""
+    folder = ROOT / ".nox" / name
+    python = folder / "bin" / "python"
+    if not python.exists():
+        # virtualenv comes with nox; Debian's python lacks the venv module.
+        session.run(
+            sys.executable, "-m", "virtualenv", "--python", interpreter, str(folder), external=True
+        )
+    return str(python)
+
+
+def _on_path(python: str) -> dict[str, str]:
+    """An environment in which the commands beside ``python`` come first, as in an activated one."""
+    return {"PATH": os.pathsep.join([str(Path(python).parent), os.environ["PATH"]])}
+
+
+def _build(session: nox.Session) -> list[str]:
+    """Build wheels and sdists into ``dist/``, once for all sessions of this run; the paths of the wheels.
+
+    Each wheel is built from its sdist, which shows that the sdist is complete.
+    """
+    if not _built:
+        python = _environment(session, "builder", sys.executable)
+        session.run(python, "-m", "pip", "install", *_group("build"), external=True)
+        shutil.rmtree(DIST, ignore_errors=True)
+        for path in PACKAGES.values():
+            session.run(
+                python, "-m", "build", "--no-isolation", "--outdir", str(DIST), str(path), external=True
+            )
+        _built.extend(str(path) for path in sorted(DIST.glob("*.whl")))
+    return _built
+
+
+def _artefacts(package: str) -> tuple[str, str]:
+    """The file names of the wheel and the sdist of one package."""
+    stem = f"{package.replace('-', '_')}-{_project('memkv-core')['version']}"  # one version for all
+    return f"{stem}-py3-none-any.whl", f"{stem}.tar.gz"
+
+
+def _check_contents(session: nox.Session, package: str) -> None:
+    """Refuse a wheel that holds other files than its sources, or an sdist without what a build needs."""
+    wheel, sdist = _artefacts(package)
+    settings = nox.project.load_toml(PACKAGES[package] / "pyproject.toml")
+    included = settings["tool"]["hatch"]["build"]["targets"]["wheel"].get("force-include", {})
+    info = wheel.split("-py3-")[0] + ".dist-info"
+    expected = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")}
+    if "scripts" in settings["project"] or "entry-points" in settings["project"]:
+        expected.add(f"{info}/entry_points.txt")
+    expected |= set(_tracked(PACKAGES[package] / "src"))
+    for source, target in included.items():
+        expected |= {f"{target}/{name}" for name in _tracked(PACKAGES[package] / source)}
+    found = set(zipfile.ZipFile(DIST / wheel).namelist())
+    if found != expected:
+        session.error(f"{wheel}: missing {sorted(expected - found)}, surplus {sorted(found - expected)}")
+
+    with tarfile.open(DIST / sdist) as archive:
+        names = {name.split("/", 1)[-1] for name in archive.getnames()}
+    needed = {"LICENSE", "README.md", "pyproject.toml", "PKG-INFO"}
+    if not needed <= names:
+        session.error(f"{sdist}: missing {sorted(needed - names)}")
+
+
+def _tracked(folder: Path) -> list[str]:
+    """The files under ``folder`` that git tracks or would track, relative to it."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+    return [name for name in listed.stdout.splitlines() if (folder / name).exists()]
+
+
+def _engine_interpreter(session: nox.Session) -> str:
+    """An interpreter that the engines have wheels for, the best-tested version first."""
+    current = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    for version in ENGINE_PYTHONS:
+        if version == current:
+            return sys.executable
+        found = shutil.which(f"python{version}")
+        # A pyenv shim may stand there for a version that is not active: ask it.
+        if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
+            return found
+    session.error(
+        f"the engine has wheels for Python {', '.join(ENGINE_PYTHONS)} only, and none of them is on PATH; "
+        f"install Python {ENGINE_PYTHONS[0]} (this is {current})"
+    )
+
+
+def _engine_environment(session: nox.Session, engine: str) -> str:
+    """The python of the environment ``.nox/engine-ENGINE``: the engine, our wheels, the tests' tools.
+
+    The engine is large (sglang: 2.6 GB, about three minutes), so it is installed only when its
+    requirements have changed since the last time; our wheels are installed every time.
+    """
+    wheels = _build(session)
+    python = _environment(session, f"engine-{engine}", _engine_interpreter(session))
+    folder = ROOT / "integration-tests" / engine
+    requirements = [folder / "requirements.txt", folder / "requirements-nodeps.txt"]
+    others = [*_group("test"), *_dependencies()]
+    wanted = hashlib.sha256("\n".join([*others, *(path.read_text() for path in requirements)]).encode())
+    stamp = Path(python).parent.parent / "installed-requirements.sha256"
+    pip = [python, "-m", "pip", "install", "--progress-bar", "on"]
+    if not stamp.exists() or stamp.read_text() != wanted.hexdigest():
+        session.log(f"installing {engine} for the CPU: this takes some minutes, once")
+        session.run(*pip, "-r", str(requirements[0]), *others, external=True)
+        session.run(*pip, "--no-deps", "-r", str(requirements[1]), external=True)
+        stamp.write_text(wanted.hexdigest())
+    session.run(*pip, "--force-reinstall", "--no-deps", *wheels, external=True)
+    session.run(python, str(folder / "prepare.py"), external=True)
+    return python
