@@ -184,9 +184,7 @@ def _environment(session: nox.Session, name: str, interpreter: str) -> str:
     python = folder / "bin" / "python"
     if not python.exists():
         # virtualenv comes with nox; Debian's python lacks the venv module.
-        session.run(
-            sys.executable, "-m", "virtualenv", "--python", interpreter, str(folder), external=True
-        )
+        session.run(sys.executable, "-m", "virtualenv", "--python", interpreter, str(folder), external=True)
     return str(python)
 
 
