@@ -91,7 +91,7 @@ def _run_tests(session: nox.Session) -> None:
 
 
 for _version in PYTHONS:
-    nox.session(_run_tests, name=f"tests-{_version}", python=_version, default=False)
+    nox.session(name=f"tests-{_version}", python=_version, default=False)(_run_tests)
 
 
 @nox.session(default=False)
