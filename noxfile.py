@@ -228,12 +228,16 @@ def _check_contents(session: nox.Session, package: str) -> None:
     expected |= set(_tracked(PACKAGES[package] / "src"))
     for source, target in included.items():
         expected |= {f"{target}/{name}" for name in _tracked(PACKAGES[package] / source)}
-    found = set(zipfile.ZipFile(DIST / wheel).namelist())
-    if found != expected:
-        session.error(f"{wheel}: missing {sorted(expected - found)}, surplus {sorted(found - expected)}")
+    with zipfile.ZipFile(DIST / wheel) as archive:
+        found = set(archive.namelist())
+        if found != expected:
+            session.error(f"{wheel}: missing {sorted(expected - found)}, surplus {sorted(found - expected)}")
+        # A copy lies in each package, since a build reads nothing above its own folder.
+        if archive.read(f"{info}/licenses/LICENSE") != (ROOT / "LICENSE").read_bytes():
+            session.error(f"{package}: its LICENSE is not the one of the repository")
 
-    with tarfile.open(DIST / sdist) as archive:
-        names = {name.split("/", 1)[-1] for name in archive.getnames()}
+    with tarfile.open(DIST / sdist) as source_archive:
+        names = {name.split("/", 1)[-1] for name in source_archive.getnames()}
     needed = {"LICENSE", "README.md", "pyproject.toml", "PKG-INFO"}
     if not needed <= names:
         session.error(f"{sdist}: missing {sorted(needed - names)}")
