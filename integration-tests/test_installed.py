@@ -2,8 +2,8 @@
 """What is loaded is what this repository built.
 
 Packages of the same names on the public index are another vendor's, and installing those instead would go
-unnoticed until something behaved differently. pip records where an installed wheel came from (PEP 610): here that
-is a file in ``dist/``, with that file's digest, and the modules are loaded from it and from nowhere else.
+unnoticed until something behaved differently. pip records where an installed wheel came from (PEP 610): here
+that is a file in ``dist/``, with that file's digest, and the modules are loaded from it and nowhere else.
 """
 
 from __future__ import annotations
