@@ -6,7 +6,8 @@
     from memkv_core import Client, ClientConfig
     client = Client(ClientConfig.load())
 
-Names are loaded at first use, so that ``import memkv_core`` costs nothing to a CLI or an adapter that needs one part.
+Names are loaded at first use, so that ``import memkv_core`` costs nothing to a CLI or an adapter that needs
+one part.
 """
 
 from __future__ import annotations
