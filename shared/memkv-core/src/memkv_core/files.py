@@ -12,10 +12,15 @@ def read_regular_file(path: Path, limit_bytes: int) -> bytes:
     """The bytes of a regular file. Raises OSError, also for another kind or one too long."""
     # O_NONBLOCK: opening a FIFO without a writer would wait for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+    try:
+        mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise OSError("it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
+        file = open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with file:
         data = file.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         raise OSError(f"it is longer than {limit_bytes} bytes")
