@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of each operation: a request frame, where its response goes, and what it means (see ``transports.base``).
+
+A call covers part of a batch: ``positions`` are the places of its keys in the caller's lists. It is made, run and read
+by one thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+from . import wire
+from .buffers import prefix_parts, total_bytes
+from .digests import digest
+from .errors import MemKVError, RemoteProtocolError
+from .wire import DIGEST_BYTES, Flag, Opcode, Status
+
+Parts = list[memoryview]
+
+
+class KeysCall:
+    """EXISTS, DELETE, VERIFY: keys out, a status each back. Base of the others."""
+
+    def __init__(self, opcode: Opcode, positions: Sequence[int], keys: Sequence[bytes]) -> None:
+        self.opcode: int = opcode
+        self.flags = 0
+        self.kind = 0
+        self.positions = positions
+        self.keys = keys
+        self.key_count = len(keys)
+        self.sources: Parts = []
+        self.payload_bytes = 0
+        self.response_metadata_bytes = len(keys)
+        self.started = False
+        self.done = False
+        self.error: MemKVError | None = None
+        self.statuses = b""
+
+    @property
+    def metadata(self) -> bytes:
+        return wire.encode_keys(self.keys)
+
+    def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
+        if header.key_count != self.key_count:
+            raise RemoteProtocolError(f"{header.key_count} answers to {self.key_count} keys")
+        self.statuses = wire.decode_statuses(metadata, header)
+        return []
+
+    def landed(self, received_bytes: int) -> None:
+        """Nothing lands but for a GET."""
+
+
+class LookupCall(KeysCall):
+    """LOOKUP: the length of the leading run of this call's keys that exist, in ``run``."""
+
+    def __init__(self, positions: Sequence[int], keys: Sequence[bytes]) -> None:
+        super().__init__(Opcode.LOOKUP, positions, keys)
+        self.response_metadata_bytes = 4
+        self.run = 0
+
+    def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
+        self.run = wire.decode_lookup_response(metadata, header)
+        if self.run > self.key_count:
+            raise RemoteProtocolError(f"a run of {self.run} in {self.key_count} keys")
+        return []
+
+
+class PutCall(KeysCall):
+    """PUT: the values follow the metadata, which holds their digests.
+
+    The digests are computed when the frame is about to be sent: while one frame is under way, the next is prepared.
+    """
+
+    def __init__(
+        self,
+        positions: Sequence[int],
+        keys: Sequence[bytes],
+        values: Sequence[Parts],
+        metas: Sequence[bytes] | None,
+        kind: int,
+    ) -> None:
+        super().__init__(Opcode.PUT, positions, keys)
+        self.kind = kind
+        self._values = values
+        self._metas = metas
+        self._lengths = [total_bytes(parts) for parts in values]
+        self.flags = Flag.META if metas is not None else 0
+        self.sources = [part for parts in values for part in parts]
+        self.payload_bytes = sum(self._lengths)
+
+    @property
+    def metadata(self) -> bytes:
+        digests = [digest(parts, self.kind) for parts in self._values]
+        return wire.encode_put(self.keys, self._lengths, digests, self._metas)
+
+
+class GetCall(KeysCall):
+    """GET: hits are scattered into the targets and verified as they land.
+
+    ``lengths[i]`` is the size of value i once its bytes are in place and match their digest, else None. ``corrupt``
+    lists the places (in this call) of values whose bytes did not match.
+    """
+
+    def __init__(
+        self,
+        positions: Sequence[int],
+        keys: Sequence[bytes],
+        targets: Sequence[Parts],
+        capacities: Sequence[int],
+        *,
+        with_meta: bool,
+        kind_min: int,
+    ) -> None:
+        super().__init__(Opcode.GET, positions, keys)
+        self._targets = targets
+        self._capacities = capacities
+        self._kind_min = kind_min
+        self.flags = Flag.META if with_meta else 0
+        self.response_metadata_bytes = (2 + 4 + DIGEST_BYTES) * len(keys)
+        self.lengths: list[int | None] = [None] * len(keys)
+        self.metas: list[bytes] | None = None
+        self.corrupt: list[int] = []
+        self.too_long_count = 0
+        self.received_bytes = 0
+        self._hits: list[tuple[int, Parts, bytes, int]] = []  # place, where it lands, digest, kind
+        self._ends: list[int] = []  # payload offset at which hit i is complete
+        self._verified = 0
+
+    @property
+    def metadata(self) -> bytes:
+        return wire.encode_get(self.keys, self._capacities)
+
+    def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
+        if header.key_count != self.key_count:
+            raise RemoteProtocolError(f"{header.key_count} answers to {self.key_count} keys")
+        response = wire.decode_get_response(metadata, header)
+        self.statuses = response.statuses
+        self.metas = response.metas
+        self.too_long_count = response.statuses.count(Status.TOO_LONG)
+        scatter: Parts = []
+        sizes = []
+        for place, status in enumerate(response.statuses):
+            if status != Status.HIT:
+                continue
+            length = response.lengths[place]
+            if length > self._capacities[place]:
+                raise RemoteProtocolError(f"a value of {length} bytes for a target of {self._capacities[place]}")
+            parts = self._targets[place]
+            if length != self._capacities[place]:
+                parts = prefix_parts(parts, length)
+            self._hits.append((place, parts, response.digests[place], response.kinds[place]))
+            sizes.append(length)
+            scatter.extend(parts)
+        self._ends = list(accumulate(sizes))
+        return scatter
+
+    def landed(self, received_bytes: int) -> None:
+        self.received_bytes = received_bytes
+        hits, ends, at = self._hits, self._ends, self._verified
+        while at < len(hits) and ends[at] <= received_bytes:
+            place, parts, expected, kind = hits[at]
+            if kind >= self._kind_min:  # a weaker digest than this client asks for proves nothing to it
+                if kind in (0, 1) and digest(parts, kind) == expected:
+                    self.lengths[place] = ends[at] - (ends[at - 1] if at else 0)
+                else:
+                    self.corrupt.append(place)
+            at += 1
+        self._verified = at

@@ -1,0 +1,363 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client that every adapter stands on: batches of blocks in, hits and misses out, before the deadline.
+
+    client = Client(ClientConfig.load())
+    client.put([b"k1", b"k2"], [page1, page2])      # [True, True]
+    client.get([b"k1", b"k3"], [page1, page3])      # [4194304, None]
+
+What a network or a server does never raises: it is a miss, counted by cause. Wrong arguments raise.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, overload
+
+from ._version import __version__
+from .arguments import Key, checked_blocks, checked_keys, checked_metas, checked_timeout_s
+from .buffers import Block, Buffer, Region, flat_view
+from .calls import GetCall, KeysCall, LookupCall, PutCall
+from .config import ClientConfig
+from .digests import KINDS
+from .dispatch import Dispatcher
+from .errors import ClientClosedError, ConfigError
+from .fleet import Fleet
+from .license import License, load_license
+from .namespaces import canonical_identity, choose_namespace
+from .router import Router, key_hash, namespace_seed
+from .session import Session
+from .stats import ClientStats, Recorder
+from .transports.base import Transport
+from .transports.tcp import SessionFactory, TCPTransport
+from .wire import Opcode, Status
+
+_LOG: Final = logging.getLogger("memkv_core.client")
+_STORED: Final = (Status.HIT, Status.PRESENT)
+
+TransportFactory = Callable[[SessionFactory, ClientConfig], Transport]
+
+
+class Client:
+    """A namespace of a MemKV cluster. Thread-safe; make one per process and namespace, it pools its connections.
+
+    Raises LicenseError and ConfigError at construction, before anything connects; connects at first use. ``identity``
+    is what the namespace's blocks depend on (model, dtype, layout, ...), any JSON-able mapping: without a configured
+    namespace its digest names one, with one the server refuses a session whose identity differs from the recorded.
+    ``transport`` replaces the configured transport (see ``memkv_core.testing``).
+    """
+
+    def __init__(
+        self,
+        config: ClientConfig,
+        *,
+        identity: Mapping[str, Any] | None = None,
+        transport: TransportFactory | None = None,
+    ) -> None:
+        self._start(config, identity, transport, load_license(config), Router(config.servers, replicas=config.replicas))
+        _LOG.info("memkv-client license verified plan=%s", self.license.plan)
+        for server in self.servers:
+            _LOG.info('Server mapped to rail server="%s"', server)
+
+    def _start(
+        self,
+        config: ClientConfig,
+        identity: Mapping[str, Any] | None,
+        transport: TransportFactory | None,
+        license: License,
+        router: Router,
+    ) -> None:
+        self.config = config
+        self.license = license
+        self.identity = canonical_identity(identity)
+        self.namespace = choose_namespace(config.namespace, self.identity)
+        self.servers = list(router.servers)
+        self._router = router
+        self._make_transport = transport or _transport
+        self._key = config.auth_key_bytes
+        self._seed = namespace_seed(self.namespace)
+        self._kind = KINDS[config.integrity]
+        self._needs_hashes = len(router.servers) > 1
+        self._agent = f"memkv-core/{__version__} {socket.gethostname()}:{os.getpid()}"[:128]
+        self._transport = self._make_transport(self._new_session, config)
+        self._fleet = Fleet(router.servers, self._transport.ping)
+        self._dispatcher = Dispatcher(router, self._fleet, self._transport)
+        self._recorder = Recorder()
+        self._closed = False
+
+    def scoped(self, *, identity: Mapping[str, Any] | None, namespace: str | None = None) -> Client:
+        """A client of another namespace on the same cluster: own sessions and breakers, shared license and placement."""
+        client = Client.__new__(Client)
+        config = self.config.model_copy(update={"namespace": namespace})
+        client._start(config, identity, self._make_transport, self.license, self._router)
+        return client
+
+    def _new_session(self, lane: int) -> Session:
+        return Session.client(
+            self._key, namespace=self.namespace, identity=self.identity, lane=lane, agent=self._agent
+        )
+
+    # -- operations ---------------------------------------------------------------------------------------------------
+    def put(
+        self,
+        keys: Sequence[Key],
+        sources: Sequence[Block],
+        *,
+        meta: Sequence[bytes | None] | None = None,
+        timeout_ms: int | None = None,
+    ) -> list[bool]:
+        """Stores one block per key. True: stored, or it was there with the same bytes (other bytes are replaced).
+
+        ``sources`` are contiguous buffers, or lists of them for a block in several parts; not altered, and free again
+        on return. ``meta`` keeps up to 4 KiB beside each block. With replicas a block counts as stored when one
+        server has it.
+        """
+        started_s, deadline_s = self._begin(timeout_ms)
+        batch = checked_keys(keys)
+        values, sizes = checked_blocks(sources, len(batch), writable=False)
+        metas = None if meta is None else checked_metas(meta, len(batch))
+
+        def make(positions: Sequence[int]) -> PutCall:
+            return PutCall(
+                positions,
+                [batch[position] for position in positions],
+                [values[position] for position in positions],
+                None if metas is None else [metas[position] for position in positions],
+                self._kind,
+            )
+
+        stored = [False] * len(batch)
+        misses: Counter[str] = Counter()
+        sent_bytes = retries = 0
+        hashes = self._hashes(batch)
+        for order in range(self._router.replicas):
+            done, failed, retried = self._dispatcher.run(
+                make, range(len(batch)), hashes, sizes, deadline_s, order=order
+            )
+            retries += retried
+            misses.update(failed.values())
+            for call in done:
+                sent_bytes += call.payload_bytes
+                for position, status in zip(call.positions, call.statuses):
+                    if status in _STORED:
+                        stored[position] = True
+                    else:
+                        misses[_cause_of_status(status)] += 1
+        self._end("put", started_s, stored.count(True), len(batch), misses, sent_bytes=sent_bytes, retries=retries)
+        return stored
+
+    @overload
+    def get(
+        self,
+        keys: Sequence[Key],
+        targets: Sequence[Block],
+        *,
+        with_meta: Literal[False] = False,
+        timeout_ms: int | None = None,
+    ) -> list[int | None]: ...
+    @overload
+    def get(
+        self, keys: Sequence[Key], targets: Sequence[Block], *, with_meta: Literal[True], timeout_ms: int | None = None
+    ) -> list[tuple[int, bytes] | None]: ...
+    def get(
+        self, keys: Sequence[Key], targets: Sequence[Block], *, with_meta: bool = False, timeout_ms: int | None = None
+    ) -> list[int | None] | list[tuple[int, bytes] | None]:
+        """Reads one block per key into its target and verifies it there.
+
+        ``targets`` are writable contiguous buffers, or lists of them. Returns the block's size in bytes, or None for a
+        miss: absent, longer than its target (then nothing is written), corrupt, or not here in time. After a miss the
+        target's bytes are unspecified. On return no byte can land in a target any more. ``with_meta`` returns (size,
+        meta) in place of the size.
+        """
+        started_s, deadline_s = self._begin(timeout_ms)
+        batch = checked_keys(keys)
+        parts, capacities = checked_blocks(targets, len(batch), writable=True)
+
+        def make(positions: Sequence[int]) -> GetCall:
+            return GetCall(
+                positions,
+                [batch[position] for position in positions],
+                [parts[position] for position in positions],
+                [capacities[position] for position in positions],
+                with_meta=with_meta,
+                kind_min=self._kind,
+            )
+
+        lengths: list[int | None] = [None] * len(batch)
+        metas: dict[int, bytes] = {}
+        misses: Counter[str] = Counter()
+        received_bytes = retries = 0
+        hashes = self._hashes(batch)
+        positions: Sequence[int] = range(len(batch))
+        for order in range(self._router.replicas):
+            done, failed, retried = self._dispatcher.run(
+                make, positions, hashes, capacities, deadline_s, order=order
+            )
+            retries += retried
+            misses = Counter(failed.values())
+            corrupt: list[int] = []
+            for call in done:
+                received_bytes += call.received_bytes
+                misses["too_long"] += call.too_long_count
+                corrupt.extend(call.positions[place] for place in call.corrupt)
+                for place, position in enumerate(call.positions):
+                    lengths[position] = call.lengths[place]
+                    if call.metas is not None:
+                        metas[position] = call.metas[place]
+            if corrupt:
+                misses["corrupt"] += len(corrupt)
+                self._report_corrupt(corrupt, batch, hashes, deadline_s, order)
+            positions = [position for position, length in enumerate(lengths) if length is None]
+            if not positions:
+                break
+        misses["absent"] += len(positions) - sum(misses.values())
+        hits = len(batch) - len(positions)
+        self._end("get", started_s, hits, len(batch), misses, received_bytes=received_bytes, retries=retries)
+        if not with_meta:
+            return lengths
+        return [None if length is None else (length, metas[at]) for at, length in enumerate(lengths)]
+
+    def exists(self, keys: Sequence[Key], *, timeout_ms: int | None = None) -> list[bool]:
+        """Whether each key is stored; False also where its server cannot say in time."""
+        return self._statuses("exists", Opcode.EXISTS, keys, timeout_ms, every_replica=False)
+
+    def delete(self, keys: Sequence[Key], *, timeout_ms: int | None = None) -> list[bool]:
+        """Drops keys. True where a value was there and is gone."""
+        return self._statuses("delete", Opcode.DELETE, keys, timeout_ms, every_replica=True)
+
+    def lookup(self, keys: Sequence[Key], *, timeout_ms: int | None = None) -> int:
+        """The length of the leading run of keys that exist."""
+        started_s, deadline_s = self._begin(timeout_ms)
+        batch = checked_keys(keys)
+        if self._router.replicas > 1:
+            found = self.exists(batch, timeout_ms=timeout_ms)
+            run = found.index(False) if False in found else len(found)
+        else:
+            done, failed, _ = self._dispatcher.run(
+                lambda positions: LookupCall(positions, [batch[position] for position in positions]),
+                range(len(batch)),
+                self._hashes(batch),
+                None,
+                deadline_s,
+            )
+            ends = [call.positions[call.run] for call in done if call.run < call.key_count]
+            run = min([len(batch), *ends, *failed])
+        self._end("lookup", started_s, run, len(batch), Counter())
+        return run
+
+    def _statuses(
+        self, name: str, opcode: Opcode, keys: Sequence[Key], timeout_ms: int | None, *, every_replica: bool
+    ) -> list[bool]:
+        started_s, deadline_s = self._begin(timeout_ms)
+        batch = checked_keys(keys)
+        hashes = self._hashes(batch)
+        hit = [False] * len(batch)
+        positions: Sequence[int] = range(len(batch))
+        misses: Counter[str] = Counter()
+        retries = 0
+        for order in range(self._router.replicas):
+            done, failed, retried = self._dispatcher.run(
+                lambda positions: KeysCall(opcode, positions, [batch[position] for position in positions]),
+                positions,
+                hashes,
+                None,
+                deadline_s,
+                order=order,
+            )
+            retries += retried
+            misses = Counter(failed.values())
+            for call in done:
+                for position, status in zip(call.positions, call.statuses):
+                    if status == Status.HIT:
+                        hit[position] = True
+            if not every_replica:
+                positions = [position for position in positions if not hit[position]]
+                if not positions:
+                    break
+        misses["absent"] += hit.count(False) - sum(misses.values())
+        self._end(name, started_s, hit.count(True), len(batch), misses, retries=retries)
+        return hit
+
+    def _report_corrupt(
+        self, corrupt: list[int], batch: list[bytes], hashes: list[int] | None, deadline_s: float, order: int
+    ) -> None:
+        """Asks the servers to read the blocks again and to drop them if it is the drive that lies."""
+        _LOG.warning("%d blocks came back with other bytes than were put: counted as misses", len(corrupt))
+        self._dispatcher.run(
+            lambda positions: KeysCall(Opcode.VERIFY, positions, [batch[position] for position in positions]),
+            corrupt,
+            hashes,
+            None,
+            deadline_s,
+            order=order,
+        )
+
+    # -- the rest -----------------------------------------------------------------------------------------------------
+    def stats(self) -> ClientStats:
+        """Counters and latencies since start; cheap."""
+        return self._recorder.snapshot(self._fleet.opened_count)
+
+    def register(self, buffer: Buffer) -> Region:
+        """Registers long-lived host memory once, where the transport gains by it (shm, rdma; a no-op over tcp)."""
+        return self._transport.register(flat_view(buffer))
+
+    def close(self) -> None:
+        """Ends the connections; later calls raise ClientClosedError. Idempotent."""
+        self._closed = True
+        self._fleet.close()
+        self._transport.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _begin(self, timeout_ms: int | None) -> tuple[float, float]:
+        if self._closed:
+            raise ClientClosedError("the client is closed")
+        started_s = time.monotonic()
+        return started_s, started_s + checked_timeout_s(timeout_ms, self.config.timeout_ms)
+
+    def _hashes(self, keys: Sequence[bytes]) -> list[int]:
+        seed = self._seed
+        return [key_hash(key, seed) for key in keys]
+
+    def _end(
+        self,
+        operation: str,
+        started_s: float,
+        hits: int,
+        keys: int,
+        misses: Counter[str],
+        *,
+        sent_bytes: int = 0,
+        received_bytes: int = 0,
+        retries: int = 0,
+    ) -> None:
+        self._recorder.call(
+            operation,
+            time.monotonic() - started_s,
+            keys,
+            hits,
+            misses,
+            sent_bytes=sent_bytes,
+            received_bytes=received_bytes,
+            retries=retries,
+        )
+
+
+def _transport(new_session: SessionFactory, config: ClientConfig) -> Transport:
+    if config.transport in ("shm", "rdma"):
+        raise ConfigError(
+            f"transport={config.transport} is not available in this version", remedy="set MEMKV_TRANSPORT to tcp or auto"
+        )
+    return TCPTransport(new_session, connections=config.connections)
+
+
+def _cause_of_status(status: int) -> str:
+    return {Status.TOO_LONG: "too_long", Status.BAD_DIGEST: "corrupt"}.get(Status(status), "refused")

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a batch to calls on routes and back: placement, fan-out, retries within the deadline. No payload, no socket."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from .arguments import cut
+from .calls import KeysCall
+from .errors import AuthError, ConnectError, DisconnectedError, MemKVError, RefusedError, TransportTimeoutError
+from .fleet import Fleet
+from .router import Router, lanes_of
+from .transports.base import Route, Transport
+from .wire import ErrorCode
+
+C = TypeVar("C", bound=KeysCall)  # a KeysCall is a transports.base.Call
+Make = Callable[[Sequence[int]], C]  # positions in the batch -> a call for them
+
+_RETRIES: Final = 2
+_BACKOFF_S: Final = (0.02, 0.1)
+_SESSION_REFUSALS: Final = frozenset(
+    {ErrorCode.AUTH_FAILED, ErrorCode.UNSUPPORTED_VERSION, ErrorCode.IDENTITY_MISMATCH, ErrorCode.DRAINING}
+)
+
+
+def cause_of(error: MemKVError | None) -> str:
+    """The name under which a failed key is counted."""
+    if isinstance(error, TransportTimeoutError):
+        return "timeout"
+    return "refused" if isinstance(error, (RefusedError, AuthError)) else "unreachable"
+
+
+class Dispatcher:
+    """Runs batches for one client. Thread-safe; every method returns by ``deadline_s``."""
+
+    def __init__(self, router: Router, fleet: Fleet, transport: Transport) -> None:
+        self._router = router
+        self._fleet = fleet
+        self._transport = transport
+
+    def run(
+        self,
+        make: Make[C],
+        positions: Sequence[int],
+        hashes: Sequence[int] | None,
+        sizes: Sequence[int] | None,
+        deadline_s: float,
+        *,
+        order: int = 0,
+    ) -> tuple[list[C], dict[int, str], int]:
+        """Runs ``positions`` of a batch on the ``order``-th server of each key.
+
+        ``hashes`` and ``sizes`` are by position in the whole batch; hashes may be None with one server.
+        Returns (the calls that were done, the failed positions with their cause, how many retries there were).
+        """
+        done: list[C] = []
+        failed: dict[int, str] = {}
+        started_s = time.monotonic()
+        for attempt in range(_RETRIES + 1):
+            work = self._work(make, positions, hashes, sizes, deadline_s, order, failed)
+            if work:
+                self._transport.run(work, deadline_s)
+            retry = self._settle(work, done, failed, deadline_s - started_s)
+            if not retry or attempt == _RETRIES:
+                break
+            pause_s = random.uniform(*_BACKOFF_S) * (attempt + 1)
+            if time.monotonic() + pause_s >= deadline_s:
+                break
+            time.sleep(pause_s)
+            positions = retry
+        return done, failed, attempt
+
+    def _work(
+        self,
+        make: Make[C],
+        positions: Sequence[int],
+        hashes: Sequence[int] | None,
+        sizes: Sequence[int] | None,
+        deadline_s: float,
+        order: int,
+        failed: dict[int, str],
+    ) -> list[tuple[Route, list[C]]]:
+        routed = self._route(positions, hashes, deadline_s, order, failed)
+        return [(route, [make(frame) for frame in cut(share, sizes)]) for route, share in routed.items()]
+
+    def _route(
+        self,
+        positions: Sequence[int],
+        hashes: Sequence[int] | None,
+        deadline_s: float,
+        order: int,
+        failed: dict[int, str],
+    ) -> dict[Route, Sequence[int]]:
+        shares = self._by_server(positions, hashes, order)
+        for server in [server for server in shares if not self._fleet.allows(server)]:
+            cause = cause_of(self._fleet.cause(server))
+            failed.update(dict.fromkeys(shares.pop(server), cause))
+        timeout_s = deadline_s - time.monotonic()
+        counts = self._transport.lane_counts(list(shares), deadline_s)
+        routed: dict[Route, Sequence[int]] = {}
+        for server, share in shares.items():
+            count = counts[server]
+            if isinstance(count, MemKVError):
+                self._fleet.failure(server, count, timeout_s)
+                failed.update(dict.fromkeys(share, cause_of(count)))
+            elif count == 1:
+                routed[Route(server, 0)] = share
+            else:
+                assert hashes is not None
+                for position, lane in zip(share, lanes_of([hashes[position] for position in share], count)):
+                    routed.setdefault(Route(server, lane), []).append(position)  # type: ignore[attr-defined]
+        return routed
+
+    def _by_server(
+        self, positions: Sequence[int], hashes: Sequence[int] | None, order: int
+    ) -> dict[str, Sequence[int]]:
+        servers = self._router.servers
+        if len(servers) == 1:
+            return {servers[0]: positions}
+        assert hashes is not None
+        shares: dict[str, list[int]] = {}
+        for position, index in zip(positions, self._router.place([hashes[position] for position in positions], order)):
+            shares.setdefault(servers[index], []).append(position)
+        return dict(shares)
+
+    def _settle(
+        self, work: Sequence[tuple[Route, Sequence[C]]], done: list[C], failed: dict[int, str], timeout_s: float
+    ) -> list[int]:
+        """Sorts calls into done and failed, tells the breakers; returns the positions worth another try."""
+        retry: list[int] = []
+        for route, calls in work:
+            worst: MemKVError | None = None
+            for call in calls:
+                if call.done:
+                    done.append(call)
+                    for position in call.positions:
+                        failed.pop(position, None)
+                    continue
+                failed.update(dict.fromkeys(call.positions, cause_of(call.error)))
+                worst = call.error
+                if isinstance(call.error, (ConnectError, DisconnectedError)):
+                    retry.extend(call.positions)
+            if worst is None:
+                self._fleet.success(route.server)
+            elif not isinstance(worst, RefusedError) or worst.code in _SESSION_REFUSALS:
+                self._fleet.failure(route.server, worst, timeout_s)
+        return retry

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One TCP connection to one lane of a server: its handshake and its exchanges, as generators that yield what to wait for.
+
+A generator here runs until the socket would block, then yields a poll mask; whoever drives it (``tcp.TCPTransport``)
+waits for that and resumes it. So one thread moves any number of connections, and the deadline is in one place.
+Payload bytes go by ``sendmsg`` and ``recvmsg_into`` from and to the caller's memory, with the GIL released.
+
+Used by one thread at a time; ``close`` may come from any.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+from collections.abc import Generator, Sequence
+from typing import Any, Final
+
+from .. import handshake, wire
+from ..buffers import Cursor
+from ..errors import ConnectError, DisconnectedError, MemKVError, RefusedError, RemoteProtocolError
+from ..session import Session, remedy_of
+from .base import Call, Route
+from .resolve import Resolved
+
+Steps = Generator[int, int, None]  # yields what to poll for, is sent what is ready
+
+_HEAD_BYTES: Final = 4096
+_RECEIVES_PER_STEP: Final = 8
+
+
+class Flow:
+    """A connection and its session. ``open`` is False before the handshake and after any failure."""
+
+    def __init__(self, route: Route, address: tuple[Any, ...], family: int, session: Session) -> None:
+        self.route = route
+        self.session = session
+        self.welcome: dict[str, Any] = {}
+        self.open = False
+        self.resolved: Resolved | None = None  # what the transport keeps once this flow has proved it good
+        self._address = address
+        self._sock = socket.socket(family, socket.SOCK_STREAM)
+        self._sock.setblocking(False)
+        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._head = bytearray(_HEAD_BYTES)
+        self._have = 0  # bytes of the next frame's head that are in _head already
+        self._next_request_id = 0
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """The fence: after this no byte can land in anyone's memory through this connection."""
+        self.open = False
+        self.session.close()
+        self._sock.close()
+
+    # -- handshake ----------------------------------------------------------------------------------------------------
+    def connect(self) -> Steps:
+        """Connects and opens the session. Raises ConnectError, AuthError, RefusedError, RemoteProtocolError."""
+        try:
+            yield from self._connect_socket()
+            yield from self._send_views([memoryview(self.session.send_hello())])
+            yield from self._receive_handshake()
+            yield from self._send_views([memoryview(self.session.send_proof())])
+            header, metadata = yield from self._receive_frame(0)
+        except DisconnectedError as error:
+            raise ConnectError(
+                f"{self.route.server} closed the connection during the handshake",
+                remedy="check that this is a MemKV data port (9900 by default) and that the auth key is the same",
+            ) from error
+        if header.opcode != wire.Opcode.WELCOME:
+            raise RemoteProtocolError(f"{self.route.server} did not say WELCOME")
+        if header.flags & wire.Flag.ERROR:
+            raise self._refusal(metadata)
+        self.welcome = json.loads(metadata)
+        self.open = True
+
+    def _connect_socket(self) -> Steps:
+        try:
+            self._sock.connect(self._address)
+        except BlockingIOError:
+            yield select.POLLOUT
+            number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if number:
+                raise self._unreachable(OSError(number, os.strerror(number))) from None
+        except OSError as error:
+            raise self._unreachable(error) from error
+
+    def _receive_handshake(self) -> Steps:
+        message = bytearray(handshake.PREFIX_BYTES)
+        yield from self._receive_whole(memoryview(message))
+        body = bytearray(handshake.decode_prefix(message).body_bytes)
+        yield from self._receive_whole(memoryview(body))
+        self.session.receive_message(bytes(message + body))
+
+    def _receive_whole(self, target: memoryview) -> Steps:
+        while target:
+            target = target[(yield from self._receive_into(target)) :]
+
+    # -- exchanges ----------------------------------------------------------------------------------------------------
+    def exchange(self, calls: Sequence[Call]) -> Steps:
+        """Sends the calls' requests one after the other and takes the responses as they come, in the same order."""
+        first_id = self._next_request_id
+        self._next_request_id += len(calls)
+        sending = self._send_all(calls, first_id)
+        receiving = self._receive_all(calls, first_id)
+        wants_send = next(sending, 0)
+        wants_receive: int = select.POLLIN
+        while wants_send or wants_receive:
+            ready = yield wants_send | wants_receive
+            if wants_send and ready & ~select.POLLIN:
+                wants_send = next(sending, 0)
+            if ready & ~select.POLLOUT:
+                wants_receive = next(receiving, 0)
+
+    def _send_all(self, calls: Sequence[Call], first_id: int) -> Steps:
+        for number, call in enumerate(calls, first_id):
+            sealed = self.session.seal(
+                call.opcode,
+                count=call.key_count,
+                metadata=call.metadata,
+                payload_bytes=call.payload_bytes,
+                flags=call.flags,
+                kind=call.kind,
+                request_id=number & 0xFFFFFFFF,
+            )
+            yield from self._send_views([memoryview(sealed), *call.sources])
+
+    def _receive_all(self, calls: Sequence[Call], first_id: int) -> Steps:
+        for number, call in enumerate(calls, first_id):
+            header, metadata = yield from self._receive_frame(call.response_metadata_bytes)
+            if header.request_id != number & 0xFFFFFFFF or header.opcode != call.opcode:
+                raise RemoteProtocolError(f"{self.route.server} answered another request")
+            if header.flags & wire.Flag.ERROR:
+                call.error = self._refusal(metadata)
+                continue
+            targets = call.accept(header, metadata)
+            call.started = True
+            yield from self._receive_payload(call, targets)
+            call.done = True
+
+    def _send_views(self, views: list[memoryview]) -> Steps:
+        cursor = Cursor(views)
+        while cursor.left:
+            try:
+                cursor.advance(self._sock.sendmsg(cursor.window()))
+            except BlockingIOError:
+                yield select.POLLOUT
+            except OSError as error:
+                raise self._lost(error) from error
+
+    def _receive_frame(self, metadata_bytes_hint: int) -> Generator[int, int, tuple[wire.Header, bytes]]:
+        """The next frame up to its payload, verified. What was read beyond it stays in ``_head``."""
+        header = None
+        need = wire.HEADER_BYTES + metadata_bytes_hint + wire.TAG_BYTES
+        while True:
+            if header is None and self._have >= wire.HEADER_BYTES:
+                header = wire.decode_header(self._head)
+                need = wire.HEADER_BYTES + header.metadata_bytes + wire.TAG_BYTES
+            if header is not None and self._have >= need:
+                break
+            if len(self._head) < need:
+                self._head.extend(bytes(need - len(self._head)))
+            self._have += yield from self._receive_into(memoryview(self._head)[self._have : need])
+        tag_at = need - wire.TAG_BYTES
+        sealed, tag = bytes(self._head[:tag_at]), bytes(self._head[tag_at:need])
+        if self._have > need:
+            self._head[: self._have - need] = self._head[need : self._have]
+        self._have -= need
+        self.session.open(header, sealed, tag)
+        return header, sealed[wire.HEADER_BYTES :]
+
+    def _receive_payload(self, call: Call, targets: list[memoryview]) -> Steps:
+        cursor = Cursor(targets)
+        total = cursor.left
+        while self._have and cursor.left:  # a few bytes may have come along with the head of a frame after an error
+            target = cursor.window()[0]
+            size = min(self._have, len(target))
+            target[:size] = self._head[:size]
+            self._head[: self._have - size] = self._head[size : self._have]
+            self._have -= size
+            cursor.advance(size)
+        receives = 0
+        while cursor.left:
+            try:
+                size = self._sock.recvmsg_into(cursor.window())[0]
+            except BlockingIOError:
+                yield select.POLLIN
+                continue
+            except OSError as error:
+                raise self._lost(error) from error
+            if not size:
+                raise self._lost(None)
+            cursor.advance(size)
+            call.landed(total - cursor.left)
+            receives += 1
+            if receives % _RECEIVES_PER_STEP == 0 and cursor.left:
+                yield select.POLLIN  # other flows of this call have their turn
+        if not receives:
+            call.landed(total)
+
+    def _receive_into(self, target: memoryview) -> Generator[int, int, int]:
+        while True:
+            try:
+                size = self._sock.recv_into(target)
+            except BlockingIOError:
+                yield select.POLLIN
+                continue
+            except OSError as error:
+                raise self._lost(error) from error
+            if not size:
+                raise self._lost(None)
+            return size
+
+    # -- errors -------------------------------------------------------------------------------------------------------
+    def _unreachable(self, error: OSError) -> ConnectError:
+        return ConnectError(
+            f"cannot connect to {self.route.server}: {error.strerror or error}",
+            remedy="check MEMKV_SERVERS and that the server runs (`memkv admin status`)",
+        )
+
+    def _lost(self, error: OSError | None) -> DisconnectedError:
+        why = (error.strerror or str(error)) if error else "closed by the server"
+        return DisconnectedError(f"connection to {self.route.server} lost: {why}")
+
+    def _refusal(self, metadata: bytes) -> MemKVError:
+        code, text = wire.decode_error(metadata)
+        return RefusedError(code, f"{self.route.server} refused: {text}", remedy=remedy_of(code))
