@@ -123,9 +123,7 @@ def integration(session: nox.Session, engine: str) -> None:
 def demo(session: nox.Session) -> None:
     """A cluster and a real engine on the CPU, twice: the second process reads what the first stored."""
     python = _engine_environment(session, "sglang")
-    session.run(
-        python, "integration-tests/sglang/demo.py", *session.posargs, external=True, env=_on_path(python)
-    )
+    session.run(python, "integration-tests/sglang/demo.py", *session.posargs, external=True, env=_on_path(python))
 
 
 @nox.session(default=False)
@@ -142,7 +140,8 @@ def docs(session: nox.Session) -> None:
     """The site into ``build/docs``; a broken link or a page outside the navigation fails it."""
     session.install(*_group("docs"))
     session.run("towncrier", "build", "--draft", "--version", _project("memkv-core")["version"])
-    session.run("mkdocs", "build", "--strict", "--config-file", "docs/site/mkdocs.yml", *session.posargs)
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement
+    session.run("mkdocs", "build", "--strict", "--config-file", "docs/site/mkdocs.yml", *session.posargs, env=quiet)
 
 
 # ------------------------------------------------------------------------------------------------------------
@@ -203,9 +202,7 @@ def _build(session: nox.Session) -> list[str]:
         session.run(python, "-m", "pip", "install", *_group("build"), external=True)
         shutil.rmtree(DIST, ignore_errors=True)
         for path in PACKAGES.values():
-            session.run(
-                python, "-m", "build", "--no-isolation", "--outdir", str(DIST), str(path), external=True
-            )
+            session.run(python, "-m", "build", "--no-isolation", "--outdir", str(DIST), str(path), external=True)
         _built.extend(str(path) for path in sorted(DIST.glob("*.whl")))
     return _built
 
