@@ -16,15 +16,19 @@ def read_regular_file(path: Path, limit_bytes: int) -> bytes:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
             raise OSError("it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
-        file = open(descriptor, "rb")
-    except BaseException:
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit_bytes + 1)
+    finally:
         os.close(descriptor)
-        raise
-    with file:
-        data = file.read(limit_bytes + 1)
     if len(data) > limit_bytes:
         raise OSError(f"it is longer than {limit_bytes} bytes")
     return data
+
+
+def config_folders() -> tuple[Path, Path]:
+    """The user's and the system's folder of settings, licenses and trusted keys."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return Path(home) / "memkv", Path("/etc/memkv")
 
 
 def reason_of(error: OSError) -> str:
