@@ -87,7 +87,8 @@ def _run_tests(session: nox.Session) -> None:
     session.run("python", "-m", "pip", "check")
     folders = [str(folder.relative_to(ROOT)) for folder in _test_folders()]
     # pytest, not python -m pytest: the latter would put the working tree on sys.path.
-    session.run("pytest", "integration-tests/test_installed.py", *folders, *session.posargs)
+    about = ["integration-tests/test_installed.py", "integration-tests/test_documented.py"]
+    session.run("pytest", *about, *folders, *session.posargs)
 
 
 for _version in PYTHONS:
@@ -174,7 +175,7 @@ def _test_folders() -> list[Path]:
 
 def _integration_folders() -> list[Path]:
     root = ROOT / "integration-tests"
-    return [root / "test_installed.py", *(root / engine for engine in ENGINES)]
+    return [*root.glob("test_*.py"), *(root / engine for engine in ENGINES)]
 
 
 def _environment(session: nox.Session, name: str, interpreter: str) -> str:

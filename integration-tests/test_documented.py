@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the pages say of settings and commands is what the packages have."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import typer.main
+from pydantic import BaseModel
+
+from memkv_core import ClientConfig
+from memkv_server.cli.app import app as server_app
+from memkv_server.config import ServerConfig
+from memkv_sglang.cli import app as sglang_app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SETTINGS_PAGE = (ROOT / "docs/config.md").read_text()
+COMMANDS = {"memkv": typer.main.get_command(server_app), "memkv-sglang": typer.main.get_command(sglang_app)}
+
+
+@pytest.mark.parametrize("name", ClientConfig.model_fields)
+def test_client_setting_is_documented(name: str) -> None:
+    assert f"| `{name}` | `MEMKV_{name.upper()}` |" in SETTINGS_PAGE
+
+
+def _dotted(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted names of a table of sections; a list of sections counts as one setting."""
+    for name, field in model.model_fields.items():
+        inner = [each for each in (field.annotation, *get_args(field.annotation)) if isinstance(each, type)]
+        if any(issubclass(each, BaseModel) for each in inner) and not get_args(field.annotation):
+            yield from _dotted(next(each for each in inner if issubclass(each, BaseModel)), f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+@pytest.mark.parametrize("name", list(_dotted(ServerConfig)))
+def test_node_setting_is_documented(name: str) -> None:
+    assert f"`{name}`" in SETTINGS_PAGE
+
+
+def _variables(page: Path) -> set[str]:
+    return set(re.findall(r"\bMEMKV_[A-Z_]+[A-Z]\b", page.read_text()))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_variables_that_a_page_names_exist(page: Path) -> None:
+    known = {f"MEMKV_{name.upper()}" for name in ClientConfig.model_fields}
+    known |= {"MEMKV_CONFIG", "MEMKV_STAGING", "MEMKV_DEBUG"}  # the chain's own, the head of two, the CLI's
+    unknown = {name for name in _variables(page) - known if not name.startswith("MEMKV_SERVER_")}
+    assert not unknown
+
+
+def _commands() -> Iterator[tuple[str, str]]:
+    """Every command of ours in a code block or in code in a line: (page, command line)."""
+    pattern = re.compile(r"(?:^ {4,}|^|`|\$\()((?:memkv|memkv-sglang) [a-z][^`\n]*)", re.MULTILINE)
+    for page in PAGES:
+        text = re.sub(r"\\\n\s*", "", page.read_text())
+        for match in pattern.finditer(text):
+            yield str(page.relative_to(ROOT)), re.split(r" +#| [>|&;]", match[1])[0].strip()
+
+
+@pytest.mark.parametrize(("page", "line"), sorted(set(_commands())))
+def test_command_that_a_page_shows_exists(page: str, line: str) -> None:
+    name, *words = shlex.split(line)
+    command: Any = COMMANDS[name]
+    while words and hasattr(command, "commands"):
+        if words[0].startswith("-"):
+            break
+        # `a|b` in a page stands for either; the first is looked up here, the others are in the group's help.
+        assert words[0] in command.commands, f"{page}: {line!r}: no such command"
+        command = command.commands[words.pop(0)]
+    known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+    used = {word.split("=")[0] for word in words if word.startswith("-")}
+    assert used <= known | {"--help"}, f"{page}: {line!r}"
+
+
+def test_pages_show_commands() -> None:
+    assert len(list(_commands())) > 10, "the pattern that finds them is broken"
