@@ -49,7 +49,7 @@ ENGINE_PYTHONS = ("3.11", "3.12", "3.13")
 def lint(session: nox.Session) -> None:
     """Style, licenses, forbidden imports: reports only, changes nothing."""
     session.install(*_group("lint"))
-    session.run("pre-commit", "run", "--all-files", "--show-diff-on-failure", *session.posargs)
+    session.run("pre-commit", "run", "--all-files", *session.posargs)
     sources = os.pathsep.join(str(path / "src") for path in PACKAGES.values())
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": sources})
 
