@@ -95,9 +95,7 @@ def test_precedence_keyword_yaml_environment(tmp_path: Path, monkeypatch: pytest
     assert rows["replicas"].shadowed == (str(path),)
     assert (rows["timeout_ms"].value, rows["timeout_ms"].source) == ("11", str(path))
     assert rows["timeout_ms"].shadowed == ("MEMKV_TIMEOUT_MS",)
-    assert (
-        rows["timeout_ms"].warning == f"MEMKV_TIMEOUT_MS sets timeout_ms without effect: {path} comes first"
-    )
+    assert rows["timeout_ms"].warning == f"MEMKV_TIMEOUT_MS sets timeout_ms without effect: {path} comes first"
     assert (rows["connections"].source, rows["connections"].warning) == ("MEMKV_CONNECTIONS", None)
     assert (rows["auth_key"].value, rows["auth_key"].source) == ("****", "MEMKV_AUTH_KEY")
     assert rows["integrity"].source == "default"
@@ -105,9 +103,7 @@ def test_precedence_keyword_yaml_environment(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("text", ["servers: a,b:1\n", "servers: [a, 'b:1']\n", "servers:\n- a\n- b:1\n"])
-def test_yaml_servers_as_list_or_comma_text(
-    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_yaml_servers_as_list_or_comma_text(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "m.yaml", text + f"auth_key: '{KEY.upper()}'\n", monkeypatch)
     config = ClientConfig.load()
     assert config.servers == ("a:9900", "b:1")
@@ -256,9 +252,7 @@ def test_frozen_hashable_picklable() -> None:
 
 
 @pytest.mark.usefixtures("base")
-def test_unknown_variable_is_a_warning(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unknown_variable_is_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("MEMKV_SERVRES", "a")
     monkeypatch.setenv("MEMKV_OTEL_ENDPOINT", "x")
     ClientConfig.load()

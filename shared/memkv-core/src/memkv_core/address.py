@@ -59,13 +59,9 @@ def _split(source: str) -> tuple[str, str | None]:
     if source.startswith("["):
         host, closed, rest = source[1:].partition("]")
         if not closed or (rest and not rest.startswith(":")):
-            raise ConfigError(
-                f"server address {source!r} has an unclosed or misplaced bracket", remedy=_EXAMPLES
-            )
+            raise ConfigError(f"server address {source!r} has an unclosed or misplaced bracket", remedy=_EXAMPLES)
         if ":" not in host:
-            raise ConfigError(
-                f"server address {source!r}: brackets hold an IPv6 address only", remedy=_EXAMPLES
-            )
+            raise ConfigError(f"server address {source!r}: brackets hold an IPv6 address only", remedy=_EXAMPLES)
         return host, rest[1:] if rest else None
     if source.count(":") > 1:
         # "::1:9900" is also a valid IPv6 address: guessing which was meant would connect to the wrong place.
@@ -80,9 +76,7 @@ def _host(host: str, source: str) -> str:
         try:
             return str(ipaddress.ip_address(host))
         except ValueError:
-            raise ConfigError(
-                f"server address {source!r}: {host!r} is no IP address", remedy=_EXAMPLES
-            ) from None
+            raise ConfigError(f"server address {source!r}: {host!r} is no IP address", remedy=_EXAMPLES) from None
     if not lowered or len(lowered) > 253 or not all(_LABEL.fullmatch(label) for label in lowered.split(".")):
         raise ConfigError(f"server address {source!r}: {host!r} is no host name", remedy=_EXAMPLES)
     return lowered

@@ -46,9 +46,7 @@ def parse_auth_key(value: object) -> str:
     if len(digits) != _KEY_DIGITS:
         raise SettingProblem(f"it has {len(digits)} characters instead of {_KEY_DIGITS}", _KEY_REMEDY)
     if wrong:
-        raise SettingProblem(
-            f"character {wrong.start() + 1} of {_KEY_DIGITS} is no hexadecimal digit", _KEY_REMEDY
-        )
+        raise SettingProblem(f"character {wrong.start() + 1} of {_KEY_DIGITS} is no hexadecimal digit", _KEY_REMEDY)
     return digits.lower()
 
 
@@ -92,10 +90,7 @@ def _devices(value: object) -> tuple[str, ...]:
 
 def _namespace(value: object) -> object:
     if isinstance(value, str):
-        if (
-            not 1 <= len(value.encode("utf-8", "surrogatepass")) <= NAMESPACE_BYTES_MAX
-            or not value.isprintable()
-        ):
+        if not 1 <= len(value.encode("utf-8", "surrogatepass")) <= NAMESPACE_BYTES_MAX or not value.isprintable():
             raise SettingProblem("it is empty, too long or not printable", _NAMESPACE)
         return value
     if value is None:
@@ -133,15 +128,11 @@ class ClientConfig(LayeredSettings):
     transport: Annotated[Literal["auto", "tcp", "shm", "rdma"], BeforeValidator(_word)] = Field(
         "auto", description="auto | tcp | shm | rdma"
     )
-    license: str | None = Field(
-        None, description="a license token, or the path of a license file", min_length=1
-    )
+    license: str | None = Field(None, description="a license token, or the path of a license file", min_length=1)
     license_keys: str | None = Field(
         None, description="files or folders of public keys, separated by colons", min_length=1
     )
-    rdma_devices: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_devices)] = Field(
-        (), description=_DEVICES
-    )
+    rdma_devices: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_devices)] = Field((), description=_DEVICES)
     staging_size_mb: Annotated[int, _Whole] = Field(
         1024, ge=1, le=STAGING_MB_MAX, description=f"a whole number of MiB, 1 to {STAGING_MB_MAX}"
     )
@@ -155,12 +146,8 @@ class ClientConfig(LayeredSettings):
     connections: Annotated[int, _Whole] = Field(
         4, ge=1, le=CONNECTIONS_MAX, description=f"connections per server, 1 to {CONNECTIONS_MAX}"
     )
-    replicas: Annotated[int, _Whole] = Field(
-        1, ge=1, le=SERVERS_MAX, description="1 to the number of servers"
-    )
-    integrity: Annotated[Literal["xxh3", "sha256"], BeforeValidator(_word)] = Field(
-        "xxh3", description="xxh3 | sha256"
-    )
+    replicas: Annotated[int, _Whole] = Field(1, ge=1, le=SERVERS_MAX, description="1 to the number of servers")
+    integrity: Annotated[Literal["xxh3", "sha256"], BeforeValidator(_word)] = Field("xxh3", description="xxh3 | sha256")
 
     @model_validator(mode="after")
     def _consistent(self) -> ClientConfig:
@@ -192,6 +179,4 @@ class ClientConfig(LayeredSettings):
 
     @classmethod
     def _is_secret(cls, name: str, value: object) -> bool:
-        return name in cls.secret_fields or (
-            name == "license" and isinstance(value, str) and looks_like_token(value)
-        )
+        return name in cls.secret_fields or (name == "license" and isinstance(value, str) and looks_like_token(value))

@@ -171,16 +171,12 @@ class LayeredSettings(BaseSettings):
         values = read_yaml_mapping(Path(path), named_by=cls.file_variable)
         optional = {name for name, field in cls.model_fields.items() if field.default is None}
         # `namespace:` with nothing after it leaves an optional field unset; elsewhere null is an error.
-        set_values = {
-            name: value for name, value in values.items() if value is not None or name not in optional
-        }
+        set_values = {name: value for name, value in values.items() if value is not None or name not in optional}
         return [keywords, Layer(path, set_values), environment]
 
     @classmethod
     def _warn_unknown_variables(cls, prefix: str) -> None:
-        known = (
-            {prefix + name.upper() for name in cls.model_fields} | cls.other_variables | {cls.file_variable}
-        )
+        known = {prefix + name.upper() for name in cls.model_fields} | cls.other_variables | {cls.file_variable}
         for name in os.environ:
             if prefix and name.startswith(prefix) and name not in known:
                 near = nearest(name, known)
@@ -225,9 +221,7 @@ class LayeredSettings(BaseSettings):
     def _words(cls, detail: ErrorDetails, layers: list[Layer]) -> tuple[str, str]:
         if not detail["loc"]:  # a rule about several fields
             problem = detail.get("ctx", {}).get("error")
-            return str(problem), problem.accepted if isinstance(
-                problem, SettingProblem
-            ) else "correct one of them"
+            return str(problem), problem.accepted if isinstance(problem, SettingProblem) else "correct one of them"
         name = str(detail["loc"][0])
         layer = next((layer for layer in layers if name in layer.values), Layer(DEFAULT, {}))
         where = layer.label_of(name)

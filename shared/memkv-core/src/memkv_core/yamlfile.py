@@ -25,9 +25,7 @@ class _Loader(yaml.SafeLoader):
             key = key_node.value
             if isinstance(key, str):
                 if key in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, "a key is given twice", key_node.start_mark
-                    )
+                    raise yaml.constructor.ConstructorError(None, None, "a key is given twice", key_node.start_mark)
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -40,28 +38,20 @@ def read_yaml_mapping(path: Path, *, named_by: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path} ({named_by}) cannot be read: {reason_of(error)}", remedy=remedy) from error
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} ({named_by}) is not UTF-8 text at byte {error.start}", remedy=remedy
-        ) from None
+        raise ConfigError(f"{path} ({named_by}) is not UTF-8 text at byte {error.start}", remedy=remedy) from None
     try:
         loaded = yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} ({named_by}) is not valid yaml{_where(error)}", remedy=remedy) from None
     except (RecursionError, ValueError):  # nested thousands deep; a date such as 2026-99-99
-        raise ConfigError(
-            f"{path} ({named_by}) holds a value that yaml cannot build", remedy=remedy
-        ) from None
+        raise ConfigError(f"{path} ({named_by}) holds a value that yaml cannot build", remedy=remedy) from None
     if loaded is None:
         return {}
     if not isinstance(loaded, dict):
-        raise ConfigError(
-            f"{path} ({named_by}) holds a {type(loaded).__name__}, not `key: value` lines", remedy=remedy
-        )
+        raise ConfigError(f"{path} ({named_by}) holds a {type(loaded).__name__}, not `key: value` lines", remedy=remedy)
     for key in loaded:
         if not isinstance(key, str):
-            raise ConfigError(
-                f"{path} ({named_by}): key {key!r} is not text", remedy="quote the key or remove it"
-            )
+            raise ConfigError(f"{path} ({named_by}): key {key!r} is not text", remedy="quote the key or remove it")
     return loaded
 
 
