@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Union
+from typing import Any
 
-from .buffers import Block, parts_of, total_bytes
-from .errors import InvalidArgumentError
-from .limits import (
+from memkv_core.buffers import Block, parts_of, total_bytes
+from memkv_core.errors import InvalidArgumentError
+from memkv_core.limits import (
     FRAME_KEYS_MAX,
     FRAME_PAYLOAD_BYTES_TARGET,
     KEY_BYTES_MAX,
@@ -18,7 +18,7 @@ from .limits import (
     VALUE_BYTES_MAX,
 )
 
-Key = Union[bytes, str]
+Key = bytes | str
 
 
 def checked_keys(keys: Sequence[Key]) -> list[bytes]:
@@ -64,6 +64,7 @@ def checked_metas(metas: Any, key_count: int) -> list[bytes]:
 
 
 def checked_timeout_s(timeout_ms: int | None, default_ms: int) -> float:
+    """A call's time-out in seconds."""
     chosen = default_ms if timeout_ms is None else timeout_ms
     if not 0 < chosen <= TIMEOUT_MS_MAX:
         raise InvalidArgumentError(f"timeout_ms={chosen}", remedy=f"choose 1 to {TIMEOUT_MS_MAX}")

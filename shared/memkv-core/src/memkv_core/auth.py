@@ -22,20 +22,24 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from . import limits
-from .errors import ConfigError
+from memkv_core import limits
+from memkv_core.errors import ConfigError
 
 
 class SessionKeys(NamedTuple):
+    """One 32-byte key for each direction."""
+
     client_to_server: bytes
     server_to_client: bytes
 
 
 def nonce() -> bytes:
+    """32 fresh random bytes."""
     return secrets.token_bytes(limits.NONCE_BYTES)
 
 
 def key_id(key: bytes) -> bytes:
+    """The 8 bytes that name a key."""
     return hmac.digest(key, b"memkv key id v1", "sha256")[:8]
 
 
@@ -45,15 +49,18 @@ def admin_token(key: bytes) -> str:
 
 
 def server_proof(key: bytes, hello: bytes, version: int, lane: int, server_nonce: bytes) -> bytes:
+    """What the server shows for its key."""
     said = hashlib.sha256(hello).digest() + bytes([version]) + lane.to_bytes(2, "little") + server_nonce
     return hmac.digest(key, b"memkv server proof v1" + said, "sha256")
 
 
 def client_proof(key: bytes, hello: bytes, challenge: bytes) -> bytes:
+    """What the client shows for its key."""
     return hmac.digest(key, b"memkv client proof v1" + hashlib.sha256(hello + challenge).digest(), "sha256")
 
 
 def session_keys(key: bytes, hello: bytes, challenge: bytes) -> SessionKeys:
+    """The keys of both directions; both sides derive the same."""
     salt = hashlib.sha256(hello + challenge).digest()
     material = HKDF(algorithm=SHA256(), length=64, salt=salt, info=b"memkv session v1").derive(key)
     return SessionKeys(material[:32], material[32:])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import threading
 
-from .limits import BREAKER_FAILURES, BREAKER_PROBE_MS_MAX, BREAKER_PROBE_MS_MIN
+from memkv_core.limits import BREAKER_FAILURES, BREAKER_PROBE_MS_MAX, BREAKER_PROBE_MS_MIN
 
 
 class Breaker:

@@ -7,13 +7,13 @@ Pure: nothing here copies or reads a payload byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Union
+from typing import Any
 
-from . import limits
-from .errors import InvalidArgumentError
+from memkv_core import limits
+from memkv_core.errors import InvalidArgumentError
 
 Buffer = Any  # bytes, bytearray, memoryview, numpy array, mmap: whatever has the buffer protocol (PEP 688 is 3.12 only)
-Block = Union[Buffer, Sequence[Buffer]]  # one block, whole or in several parts
+Block = Buffer | Sequence[Buffer]  # one block, whole or in several parts
 
 
 def flat_view(buffer: Buffer) -> memoryview:
@@ -39,6 +39,7 @@ def parts_of(block: Block, *, writable: bool = False) -> list[memoryview]:
 
 
 def total_bytes(parts: Sequence[memoryview]) -> int:
+    """How long the parts are together."""
     return sum(map(len, parts))
 
 

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from . import wire
-from .buffers import prefix_parts, total_bytes
-from .digests import digest
-from .errors import MemKVError, RemoteProtocolError
-from .wire import DIGEST_BYTES, Flag, Opcode, Status
+from memkv_core import wire
+from memkv_core.buffers import prefix_parts, total_bytes
+from memkv_core.digests import digest
+from memkv_core.errors import MemKVError, RemoteProtocolError
+from memkv_core.wire import DIGEST_BYTES, Flag, Opcode, Status
 
 Parts = list[memoryview]
 

@@ -18,23 +18,23 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, overload
 
-from ._version import __version__
-from .arguments import Key, checked_blocks, checked_keys, checked_metas, checked_timeout_s
-from .buffers import Block, Buffer, Region, flat_view
-from .calls import GetCall, KeysCall, LookupCall, PutCall
-from .config import ClientConfig
-from .digests import KINDS
-from .dispatch import Dispatcher
-from .errors import ClientClosedError, ConfigError
-from .fleet import Fleet
-from .license import License, load_license
-from .namespaces import canonical_identity, choose_namespace
-from .router import Router, key_hash, namespace_seed
-from .session import Session
-from .stats import ClientStats, Recorder
-from .transports.base import Transport
-from .transports.tcp import SessionFactory, TCPTransport
-from .wire import Opcode, Status
+from memkv_core._version import __version__
+from memkv_core.arguments import Key, checked_blocks, checked_keys, checked_metas, checked_timeout_s
+from memkv_core.buffers import Block, Buffer, Region, flat_view
+from memkv_core.calls import GetCall, KeysCall, LookupCall, PutCall
+from memkv_core.config import ClientConfig
+from memkv_core.digests import KINDS
+from memkv_core.dispatch import Dispatcher
+from memkv_core.errors import ClientClosedError, ConfigError
+from memkv_core.fleet import Fleet
+from memkv_core.license import License, load_license
+from memkv_core.namespaces import canonical_identity, choose_namespace
+from memkv_core.router import Router, key_hash, namespace_seed
+from memkv_core.session import Session
+from memkv_core.stats import ClientStats, Recorder
+from memkv_core.transports.base import Transport
+from memkv_core.transports.tcp import SessionFactory, TCPTransport
+from memkv_core.wire import Opcode, Status
 
 _LOG: Final = logging.getLogger("memkv_core.client")
 _STORED: Final = (Status.HIT, Status.PRESENT)
@@ -90,16 +90,14 @@ class Client:
         self._closed = False
 
     def scoped(self, *, identity: Mapping[str, Any] | None, namespace: str | None = None) -> Client:
-        """A client of another namespace on the same cluster: own sessions and breakers, shared license and placement."""
+        """A client of another namespace of the cluster: own sessions and breakers, shared license and placement."""
         client = Client.__new__(Client)
         config = self.config.model_copy(update={"namespace": namespace})
         client._start(config, identity, self._make_transport, self.license, self._router)
         return client
 
     def _new_session(self, lane: int) -> Session:
-        return Session.client(
-            self._key, namespace=self.namespace, identity=self.identity, lane=lane, agent=self._agent
-        )
+        return Session.client(self._key, namespace=self.namespace, identity=self.identity, lane=lane, agent=self._agent)
 
     # -- operations ---------------------------------------------------------------------------------------------------
     def put(
@@ -194,9 +192,7 @@ class Client:
         hashes = self._hashes(batch)
         positions: Sequence[int] = range(len(batch))
         for order in range(self._router.replicas):
-            done, failed, retried = self._dispatcher.run(
-                make, positions, hashes, capacities, deadline_s, order=order
-            )
+            done, failed, retried = self._dispatcher.run(make, positions, hashes, capacities, deadline_s, order=order)
             retries += retried
             misses = Counter(failed.values())
             corrupt: list[int] = []
@@ -354,7 +350,8 @@ class Client:
 def _transport(new_session: SessionFactory, config: ClientConfig) -> Transport:
     if config.transport in ("shm", "rdma"):
         raise ConfigError(
-            f"transport={config.transport} is not available in this version", remedy="set MEMKV_TRANSPORT to tcp or auto"
+            f"transport={config.transport} is not available in this version",
+            remedy="set MEMKV_TRANSPORT to tcp or auto",
         )
     return TCPTransport(new_session, connections=config.connections)
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import xxhash
 
-from .wire import DIGEST_BYTES, DigestKind
+from memkv_core.wire import DIGEST_BYTES, DigestKind
 
 _xxh3_128 = xxhash.xxh3_128_digest
 

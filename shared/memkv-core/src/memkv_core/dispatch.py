@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
-from .arguments import cut
-from .calls import KeysCall
-from .errors import AuthError, ConnectError, DisconnectedError, MemKVError, RefusedError, TransportTimeoutError
-from .fleet import Fleet
-from .router import Router, lanes_of
-from .transports.base import Route, Transport
-from .wire import ErrorCode
+from memkv_core.arguments import cut
+from memkv_core.calls import KeysCall
+from memkv_core.errors import ConnectError, DisconnectedError, MemKVError, RefusedError
+from memkv_core.fleet import Fleet
+from memkv_core.guard import cause_of
+from memkv_core.router import Router, lanes_of
+from memkv_core.transports.base import Route, Transport
+from memkv_core.wire import ErrorCode
 
 C = TypeVar("C", bound=KeysCall)  # a KeysCall is a transports.base.Call
 Make = Callable[[Sequence[int]], C]  # positions in the batch -> a call for them
@@ -26,11 +27,8 @@ _SESSION_REFUSALS: Final = frozenset(
 )
 
 
-def cause_of(error: MemKVError | None) -> str:
-    """The name under which a failed key is counted."""
-    if isinstance(error, TransportTimeoutError):
-        return "timeout"
-    return "refused" if isinstance(error, (RefusedError, AuthError)) else "unreachable"
+def _cause(error: MemKVError | None) -> str:
+    return "unreachable" if error is None else cause_of(error)
 
 
 class Dispatcher:
@@ -96,7 +94,7 @@ class Dispatcher:
     ) -> dict[Route, Sequence[int]]:
         shares = self._by_server(positions, hashes, order)
         for server in [server for server in shares if not self._fleet.allows(server)]:
-            cause = cause_of(self._fleet.cause(server))
+            cause = _cause(self._fleet.cause(server))
             failed.update(dict.fromkeys(shares.pop(server), cause))
         timeout_s = deadline_s - time.monotonic()
         counts = self._transport.lane_counts(list(shares), deadline_s)
@@ -139,7 +137,7 @@ class Dispatcher:
                     for position in call.positions:
                         failed.pop(position, None)
                     continue
-                failed.update(dict.fromkeys(call.positions, cause_of(call.error)))
+                failed.update(dict.fromkeys(call.positions, _cause(call.error)))
                 worst = call.error
                 if isinstance(call.error, (ConnectError, DisconnectedError)):
                     retry.extend(call.positions)

@@ -9,8 +9,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from .breaker import Breaker
-from .errors import AuthError, MemKVError, RefusedError, RemoteProtocolError, TransportError, TransportTimeoutError
+from memkv_core.breaker import Breaker
+from memkv_core.errors import (
+    AuthError,
+    MemKVError,
+    RefusedError,
+    RemoteProtocolError,
+    TransportError,
+    TransportTimeoutError,
+)
 
 _LOG: Final = logging.getLogger(__name__)
 _PROBE_TIMEOUT_S: Final = 1.0

@@ -48,7 +48,7 @@ _CAUSE_OF: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (ConfigError, "error"),
     (InvalidArgumentError, "error"),
     (ClientClosedError, "error"),
-    (ProtocolError, "corrupt"),
+    (ProtocolError, "unreachable"),  # whatever answers there, it is no MemKV server one can use
     (TimeoutError, "timeout"),
     (ConnectionError, "unreachable"),
     (OSError, "unreachable"),

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The four messages that open a session, as bytes: HELLO, CHALLENGE, PROOF, REFUSAL (pure; see ``wire`` for the box).
 
-    HELLO      a = lowest version, b = highest version, c = lane       key_id 8 │ nonce 32 │ namespace_bytes u8 │
-               agent_bytes u8 │ identity_bytes u16 │ namespace │ agent │ identity
-    CHALLENGE  a = chosen version, b = 0, c = lane                     nonce 32 │ proof 32
-    PROOF      a = chosen version, b = 0, c = 0                        proof 32
-    REFUSAL    a = lowest version, b = highest version, c = code       UTF-8 text
+HELLO      a = lowest version, b = highest version, c = lane       key_id 8 │ nonce 32 │ namespace_bytes u8 │
+           agent_bytes u8 │ identity_bytes u16 │ namespace │ agent │ identity
+CHALLENGE  a = chosen version, b = 0, c = lane                     nonce 32 │ proof 32
+PROOF      a = chosen version, b = 0, c = 0                        proof 32
+REFUSAL    a = lowest version, b = highest version, c = code       UTF-8 text
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple
 
-from . import limits
-from .errors import RemoteProtocolError
+from memkv_core import limits
+from memkv_core.errors import RemoteProtocolError
 
 PREFIX: Final = struct.Struct("<4sBBHII")
 PREFIX_BYTES: Final = 16
@@ -84,6 +84,7 @@ def _message(magic: bytes, a: int, b: int, c: int, body: bytes) -> bytes:
 
 
 def encode_hello(hello: Hello) -> bytes:
+    """The whole message."""
     namespace, agent = hello.namespace.encode(), hello.agent.encode()
     fixed = HELLO_FIXED.pack(hello.key_id, hello.nonce, len(namespace), len(agent), len(hello.identity))
     body = fixed + namespace + agent + hello.identity
@@ -91,6 +92,7 @@ def encode_hello(hello: Hello) -> bytes:
 
 
 def decode_hello(prefix: Prefix, body: bytes) -> Hello:
+    """The body of a HELLO; RemoteProtocolError where it breaks a rule."""
     if len(body) < HELLO_FIXED.size:
         raise RemoteProtocolError("HELLO ends early")
     key_id, nonce, namespace_bytes, agent_bytes, identity_bytes = HELLO_FIXED.unpack_from(body)
@@ -108,6 +110,7 @@ def decode_hello(prefix: Prefix, body: bytes) -> Hello:
 
 
 def encode_challenge(version: int, lane: int, nonce: bytes, proof: bytes) -> bytes:
+    """The whole message."""
     return _message(CHALLENGE, version, 0, lane, nonce + proof)
 
 
@@ -119,8 +122,10 @@ def decode_challenge(body: bytes) -> tuple[bytes, bytes]:
 
 
 def encode_proof(version: int, proof: bytes) -> bytes:
+    """The whole message."""
     return _message(PROOF, version, 0, 0, proof)
 
 
 def encode_refusal(version_min: int, version_max: int, code: int, text: str) -> bytes:
+    """The whole message; the text is cut at 1,024 bytes."""
     return _message(REFUSAL, version_min, version_max, code, text.encode()[:1024])

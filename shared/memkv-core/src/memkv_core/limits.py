@@ -22,7 +22,9 @@ VALUE_BYTES_MAX: Final = 256 * MIB
 FRAME_KEYS_MAX: Final = 4096
 FRAME_METADATA_BYTES_MAX: Final = 24 * MIB  # 4096 keys of 512 bytes, each with 4 KiB of meta, fits
 FRAME_PAYLOAD_BYTES_MAX: Final = VALUE_BYTES_MAX
-FRAME_PAYLOAD_BYTES_TARGET: Final = 16 * MIB  # where the client cuts a batch: deep enough to stream, shallow enough to overlap digests
+FRAME_PAYLOAD_BYTES_TARGET: Final = (
+    16 * MIB
+)  # where the client cuts a batch: deep enough to stream, shallow enough to overlap digests
 
 # Handshake.
 HELLO_BYTES_MAX: Final = 20 * KIB

@@ -11,8 +11,8 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from .errors import ConfigError
-from .limits import IDENTITY_BYTES_MAX
+from memkv_core.errors import ConfigError
+from memkv_core.limits import IDENTITY_BYTES_MAX
 
 NAMESPACE_DEFAULT: Final = "default"
 IDENTITY_DIGEST_NONE: Final = bytes(32)

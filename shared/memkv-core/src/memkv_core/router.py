@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from .errors import ConfigError
-from .limits import LANES_MAX, SERVERS_MAX, SLOT_COUNT
+from memkv_core.errors import ConfigError
+from memkv_core.limits import LANES_MAX, SERVERS_MAX, SLOT_COUNT
 
 _xxh3_64 = xxhash.xxh3_64_intdigest
 
@@ -33,6 +33,7 @@ def namespace_seed(namespace: str) -> int:
 
 
 def key_hash(key: bytes, seed: int) -> int:
+    """The hash that places a key."""
     return _xxh3_64(key, seed)
 
 

@@ -3,9 +3,11 @@
 
 States and events (``c`` sent by the client, ``s`` by the server)::
 
-    START ──hello c──► HELLO ──challenge s──► CHALLENGED ──proof c──► PROVEN ──frame s (WELCOME or error)──► OPEN ─┐
-                         │                                                                                ▲  │ frame c, s
-                         └──refusal s──► CLOSED ◄──fail, close── (any state)                              └──┘
+    START ──hello c──► HELLO ──challenge s──► CHALLENGED ──proof c──► PROVEN ──welcome s──► OPEN ──┐
+                         │                                                              ▲ frame c, s
+                         └──refusal s──► CLOSED ◄──failure, close── (any state)         └──────────┘
+
+A WELCOME may carry an error (another identity is recorded): the session opens, and the server closes it.
 
 The table does not know which role it serves: an event is *sent* by one side and *received* by the other, and moves
 both to the same state. Any exception of this module but LocalProtocolError (this side's bug), RemoteProtocolError and
@@ -21,8 +23,8 @@ import struct
 from enum import Enum, auto
 from typing import Final, NoReturn
 
-from . import auth, handshake, wire
-from .errors import AuthError, LocalProtocolError, RefusedError, RemoteProtocolError
+from memkv_core import auth, handshake, wire
+from memkv_core.errors import AuthError, LocalProtocolError, RefusedError, RemoteProtocolError
 
 _DIRECTION_CLIENT_TO_SERVER: Final = 0
 _DIRECTION_SERVER_TO_CLIENT: Final = 1
@@ -30,11 +32,15 @@ _SEALED: Final = struct.Struct("<BQ")
 
 
 class Role(Enum):
+    """Which side of a session this is."""
+
     CLIENT = auto()
     SERVER = auto()
 
 
 class State(Enum):
+    """Where a session is; the same for both sides once a message has passed."""
+
     START = auto()
     HELLO = auto()
     CHALLENGED = auto()
@@ -44,6 +50,8 @@ class State(Enum):
 
 
 class Event(Enum):
+    """A message that passes, in whichever direction."""
+
     HELLO = auto()
     CHALLENGE = auto()
     PROOF = auto()
@@ -188,7 +196,8 @@ class Session:
 
     def refusal_of_hello(self) -> tuple[int, str] | None:
         """The server's check of a received HELLO: (code, text) where it must be refused, else None."""
-        assert self.hello is not None and self._keyring is not None
+        assert self.hello is not None
+        assert self._keyring is not None
         version = min(self.hello.version_max, wire.PROTOCOL_MAX)
         if version < max(self.hello.version_min, wire.PROTOCOL_MIN):
             said = f"{self.hello.version_min} to {self.hello.version_max}"

@@ -32,8 +32,8 @@ from collections.abc import Sequence
 from enum import IntEnum, IntFlag
 from typing import Final, NamedTuple
 
-from . import limits
-from .errors import RemoteProtocolError
+from memkv_core import limits
+from memkv_core.errors import RemoteProtocolError
 
 MAGIC: Final = b"MKV1"
 PROTOCOL_MIN: Final = 1
@@ -119,12 +119,15 @@ class Header(NamedTuple):
 def encode_header(
     opcode: int, flags: int, kind: int, request_id: int, count: int, metadata_bytes: int, payload_bytes: int
 ) -> bytes:
+    """The 32 bytes; arguments are this side's own and not checked."""
     return HEADER.pack(MAGIC, opcode, flags, kind, 0, request_id, count, metadata_bytes, 0, payload_bytes)
 
 
 def decode_header(data: bytes | bytearray | memoryview) -> Header:
     """Decodes and bounds-checks the first 32 bytes of ``data``; RemoteProtocolError names what is wrong."""
-    magic, opcode, flags, kind, zero1, request_id, count, metadata_bytes, zero2, payload_bytes = HEADER.unpack_from(data)
+    magic, opcode, flags, kind, zero1, request_id, count, metadata_bytes, zero2, payload_bytes = HEADER.unpack_from(
+        data
+    )
     if magic != MAGIC:
         raise RemoteProtocolError(f"not a MemKV frame (starts with {bytes(magic)!r})")
     if zero1 or zero2 or flags > 7:
@@ -163,6 +166,7 @@ def encode_keys(keys: Sequence[bytes]) -> bytes:
 def encode_put(
     keys: Sequence[bytes], lengths: Sequence[int], digests: Sequence[bytes], metas: Sequence[bytes] | None
 ) -> bytes:
+    """Metadata of a PUT request."""
     parts = [encode_keys(keys), struct.pack(f"<{len(keys)}I", *lengths), *digests]
     if metas is not None:
         parts.append(encode_metas(metas))
@@ -170,10 +174,12 @@ def encode_put(
 
 
 def encode_get(keys: Sequence[bytes], capacities: Sequence[int]) -> bytes:
+    """Metadata of a GET request."""
     return encode_keys(keys) + struct.pack(f"<{len(keys)}I", *capacities)
 
 
 def encode_metas(metas: Sequence[bytes]) -> bytes:
+    """The meta block: what is kept beside each value, empty for nothing."""
     return struct.pack(f"<{len(metas)}H", *map(len, metas)) + b"".join(metas)
 
 
@@ -192,10 +198,13 @@ def encode_get_response(
 
 
 def encode_error(code: int, text: str) -> bytes:
+    """Metadata of an error response."""
     return struct.pack("<H", code) + text.encode()[:1024]
 
 
 class PutRequest(NamedTuple):
+    """Decoded metadata of a PUT; every list has one entry per key."""
+
     keys: list[bytes]
     lengths: tuple[int, ...]
     digests: list[bytes]
@@ -203,6 +212,8 @@ class PutRequest(NamedTuple):
 
 
 class GetResponse(NamedTuple):
+    """Decoded metadata of a GET's response; zeros where a key missed."""
+
     statuses: bytes
     kinds: bytes
     lengths: tuple[int, ...]
@@ -313,18 +324,21 @@ def decode_get_response(metadata: bytes, header: Header) -> GetResponse:
 
 
 def decode_statuses(metadata: bytes, header: Header) -> bytes:
+    """The status of each key of a PUT, EXISTS, DELETE or VERIFY."""
     if len(metadata) != header.key_count or header.payload_bytes:
         raise RemoteProtocolError(f"{len(metadata)} statuses for {header.key_count} keys")
     return metadata
 
 
 def decode_lookup_response(metadata: bytes, header: Header) -> int:
+    """The length of the leading run."""
     if len(metadata) != 4 or header.payload_bytes:
         raise RemoteProtocolError("a LOOKUP response holds one u32")
     return int.from_bytes(metadata, "little")
 
 
 def decode_error(metadata: bytes) -> tuple[int, str]:
+    """(code, text)."""
     if len(metadata) < 2:
         raise RemoteProtocolError("an error frame without a code")
     return int.from_bytes(metadata[:2], "little"), metadata[2:].decode("utf-8", "replace")

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from .. import wire
-from ..buffers import Region
-from ..errors import MemKVError
+from memkv_core import wire
+from memkv_core.buffers import Region
+from memkv_core.errors import MemKVError
 
 
 class Route(NamedTuple):

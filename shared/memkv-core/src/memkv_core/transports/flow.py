@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One TCP connection to one lane of a server: its handshake and its exchanges, as generators that yield what to wait for.
+"""One TCP connection to one lane of a server: handshake and exchanges, as generators that yield what to wait for.
 
 A generator here runs until the socket would block, then yields a poll mask; whoever drives it (``tcp.TCPTransport``)
 waits for that and resumes it. So one thread moves any number of connections, and the deadline is in one place.
@@ -17,12 +17,12 @@ import socket
 from collections.abc import Generator, Sequence
 from typing import Any, Final
 
-from .. import handshake, wire
-from ..buffers import Cursor
-from ..errors import ConnectError, DisconnectedError, MemKVError, RefusedError, RemoteProtocolError
-from ..session import Session, remedy_of
-from .base import Call, Route
-from .resolve import Resolved
+from memkv_core import handshake, wire
+from memkv_core.buffers import Cursor
+from memkv_core.errors import ConnectError, DisconnectedError, MemKVError, RefusedError, RemoteProtocolError
+from memkv_core.session import Session, remedy_of
+from memkv_core.transports.base import Call, Route
+from memkv_core.transports.resolve import Resolved
 
 Steps = Generator[int, int, None]  # yields what to poll for, is sent what is ready
 

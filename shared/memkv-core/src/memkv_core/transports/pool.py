@@ -7,9 +7,9 @@ import threading
 import time
 from collections import defaultdict
 
-from ..errors import ClientClosedError, TransportTimeoutError
-from .base import Route
-from .flow import Flow
+from memkv_core.errors import ClientClosedError, TransportTimeoutError
+from memkv_core.transports.base import Route
+from memkv_core.transports.flow import Flow
 
 
 class Pool:

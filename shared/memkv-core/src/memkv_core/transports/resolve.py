@@ -9,11 +9,13 @@ import threading
 import time
 from typing import Any, NamedTuple
 
-from ..address import parse_address
-from ..errors import ConnectError
+from memkv_core.address import parse_address
+from memkv_core.errors import ConnectError
 
 
 class Resolved(NamedTuple):
+    """What a socket needs to connect."""
+
     family: int
     sockaddr: tuple[Any, ...]
 

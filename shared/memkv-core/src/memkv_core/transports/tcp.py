@@ -15,14 +15,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from .. import handshake, limits
-from ..buffers import Region
-from ..errors import ConnectError, DisconnectedError, MemKVError, RemoteProtocolError, TransportTimeoutError
-from ..session import Session
-from .base import Call, Route
-from .flow import Flow, Steps
-from .pool import Pool
-from .resolve import Resolved, resolve
+from memkv_core import handshake, limits
+from memkv_core.buffers import Region
+from memkv_core.errors import ConnectError, DisconnectedError, MemKVError, RemoteProtocolError, TransportTimeoutError
+from memkv_core.session import Session
+from memkv_core.transports.base import Call, Route
+from memkv_core.transports.flow import Flow, Steps
+from memkv_core.transports.pool import Pool
+from memkv_core.transports.resolve import Resolved, resolve
 
 SessionFactory = Callable[[int], Session]  # lane -> a fresh client session
 

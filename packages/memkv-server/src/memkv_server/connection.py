@@ -1,0 +1,365 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One client's connection to a lane: bytes in, frames to the handler, bytes out; resumed by the lane's loop.
+
+    HELLO ──► PROOF ──► FRAMES ◄──► PAYLOAD          (any) ──► closed
+                          │ ▲
+                          └─┘ while output is pending nothing more is read: a slow reader slows itself, not the lane
+
+Payload bytes of a PUT go by ``recvmsg_into`` into the reservation's extents, those of a GET by ``sendmsg`` from the
+engine's views. What came along with a frame's head (at most READ_AHEAD_BYTES) is copied over.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import select
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Final
+
+from memkv_core import handshake, wire
+from memkv_core._version import __version__
+from memkv_core.auth import Keyring
+from memkv_core.buffers import Cursor
+from memkv_core.errors import AuthError, RemoteProtocolError, StorageError
+from memkv_core.limits import VALUE_BYTES_MAX
+from memkv_core.log import RateLimitedLog
+from memkv_core.session import Session
+from memkv_core.wire import ErrorCode, Flag, Header, Opcode
+from memkv_server import limits
+from memkv_server.engine.base import Engine, Namespace, ReadBatch, Reservation
+from memkv_server.handler import Handler, Response
+
+_LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.connection"))
+
+
+class Phase(Enum):
+    """Where a connection is; see the drawing above."""
+
+    HELLO = auto()
+    PROOF = auto()
+    FRAMES = auto()
+    PAYLOAD = auto()
+    CLOSED = auto()
+
+
+@dataclass(slots=True)
+class LaneContext:
+    """What a lane's connections share."""
+
+    handler: Handler
+    keyring: Keyring
+    lane: int
+    lane_count: int
+    drain: memoryview = field(default_factory=lambda: memoryview(bytearray(limits.DRAIN_BYTES)))
+    draining: bool = False
+    crowded: Callable[[], bool] = lambda: False
+    errors: dict[str, int] = field(
+        default_factory=lambda: {"auth": 0, "protocol": 0, "identity": 0, "stalled": 0, "lost": 0, "internal": 0}
+    )
+
+    @property
+    def engine(self) -> Engine:
+        return self.handler.engine
+
+
+@dataclass(slots=True)
+class _Output:
+    cursor: Cursor
+    read: ReadBatch | None
+
+
+class Connection:
+    """Used by the lane's thread only. ``mask`` is what to poll for; ``closed`` ends it."""
+
+    def __init__(self, sock: socket.socket, prefix: bytes, context: LaneContext, now_s: float) -> None:
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.phase = Phase.HELLO
+        self.agent = ""
+        self.namespace: Namespace | None = None
+        self.progress_s = now_s
+        self._context = context
+        self._session = Session.server(context.keyring)
+        self._buffer = bytearray(limits.HEAD_BYTES)
+        self._buffer[: len(prefix)] = prefix
+        self._have = len(prefix)
+        self._header: Header | None = None
+        self._payload: Cursor | None = None
+        self._reservation: Reservation | None = None
+        self._outputs: list[_Output] = []
+        self._closing = False  # once the outputs are sent
+
+    # -- for the loop -------------------------------------------------------------------------------------------------
+    @property
+    def closed(self) -> bool:
+        return self.phase is Phase.CLOSED
+
+    @property
+    def mask(self) -> int:
+        return select.EPOLLOUT if self._outputs else select.EPOLLIN
+
+    @property
+    def bulk(self) -> bool:
+        """In the middle of a payload, in or out: served after those that ask for little."""
+        return bool(self._outputs) or self._payload is not None
+
+    @property
+    def idle(self) -> bool:
+        return self.phase is Phase.FRAMES and not self._outputs and not self._have
+
+    def on_event(self, now_s: float) -> None:
+        """Does one turn of work. Never raises for what a peer does; closes instead."""
+        self.progress_s = now_s
+        try:
+            if self._outputs:
+                self._send()
+                self._consume()
+            elif self.phase is Phase.PAYLOAD:
+                self._receive_payload()
+            else:
+                self._receive()
+        except (AuthError, RemoteProtocolError) as error:
+            self._context.errors["auth" if isinstance(error, AuthError) else "protocol"] += 1
+            _LOG.warning("protocol", "connection of %s closed: %s", self._peer(), error)
+            self.close()
+        except OSError as error:
+            self._context.errors["lost"] += 1
+            _LOG.log(logging.DEBUG, "lost", "connection of %s lost: %s", self._peer(), error)
+            self.close()
+        except Exception:  # noqa: BLE001
+            # A bug here must not take the lane, and with it every other client, down.
+            self._context.errors["internal"] += 1
+            _LOG.error("internal", "internal error; connection of %s closed", self._peer(), exc_info=True)
+            self.close()
+
+    def check(self, now_s: float) -> None:
+        """Closes a peer that left a handshake or a frame unfinished for too long."""
+        bound_s = limits.HANDSHAKE_S if self.phase in (Phase.HELLO, Phase.PROOF) else limits.STALL_S
+        if not self.idle and now_s - self.progress_s > bound_s:
+            self._context.errors["stalled"] += 1
+            _LOG.warning("stalled", "connection of %s closed: nothing moved for %d s", self._peer(), bound_s)
+            self.close()
+
+    def close(self) -> None:
+        """Gives back what the connection held. Idempotent."""
+        if self.phase is Phase.CLOSED:
+            return
+        self.phase = Phase.CLOSED
+        if self._reservation is not None:
+            self._context.engine.abort(self._reservation)
+            self._reservation = None
+        for output in self._outputs:
+            if output.read is not None:
+                self._context.engine.release(output.read)
+        self._outputs.clear()
+        self._payload = None
+        self._session.close()
+        self.sock.close()
+
+    def _peer(self) -> str:
+        """For log lines: what the client said of itself, once it has proved that it holds the key."""
+        return self.agent or "an unknown client"
+
+    # -- in -----------------------------------------------------------------------------------------------------------
+    def _receive(self) -> None:
+        need = self._need()
+        ahead = max(need, min(limits.READ_AHEAD_BYTES, len(self._buffer)))
+        if ahead > len(self._buffer):
+            self._buffer.extend(bytes(ahead - len(self._buffer)))
+        if self._have < need:
+            try:
+                size = self.sock.recv_into(memoryview(self._buffer)[self._have : ahead])
+            except BlockingIOError:
+                return
+            if not size:
+                if self._have:
+                    raise ConnectionResetError("closed in the middle of a frame")
+                self.close()
+                return
+            self._have += size
+        self._consume()
+
+    def _need(self) -> int:
+        """How many bytes the next step takes; a frame's first need is its header."""
+        if self.phase is Phase.FRAMES:
+            if self._have < wire.HEADER_BYTES:
+                return wire.HEADER_BYTES
+            if self._header is None:
+                self._header = wire.decode_header(self._buffer)
+            return wire.HEADER_BYTES + self._header.metadata_bytes + wire.TAG_BYTES
+        if self._have < handshake.PREFIX_BYTES:
+            return handshake.PREFIX_BYTES
+        return handshake.PREFIX_BYTES + handshake.decode_prefix(self._buffer).body_bytes
+
+    def _consume(self) -> None:
+        """Handles every frame that is whole, until output is pending or a payload begins."""
+        while not self.closed and not self._outputs and self.phase is not Phase.PAYLOAD:
+            need = self._need()
+            if self._have < need:
+                return
+            message = bytes(self._buffer[:need])
+            self._buffer[: self._have - need] = self._buffer[need : self._have]
+            self._have -= need
+            if len(self._buffer) > limits.HEAD_BYTES >= self._have:
+                del self._buffer[limits.HEAD_BYTES :]
+            if self.phase is Phase.HELLO:
+                self._hello(message)
+            elif self.phase is Phase.PROOF:
+                self._proof(message)
+            else:
+                header, self._header = self._header, None
+                assert header is not None
+                self._frame(header, message)
+
+    # -- handshake ----------------------------------------------------------------------------------------------------
+    def _hello(self, message: bytes) -> None:
+        session, context = self._session, self._context
+        session.receive_message(message)
+        refusal = session.refusal_of_hello()
+        if refusal is None and context.draining:
+            refusal = ErrorCode.DRAINING, "the node is going down"
+        if refusal is None and context.crowded():
+            refusal = ErrorCode.BUSY, "too many connections"
+        if refusal is not None:
+            if refusal[0] == ErrorCode.AUTH_FAILED:
+                context.errors["auth"] += 1
+            _LOG.warning(refusal[1], "session of %s refused: %s", self._peer(), refusal[1])
+            self._closing = True
+            self._queue([memoryview(session.send_refusal(*refusal))], None)
+            return
+        self.phase = Phase.PROOF
+        self._queue([memoryview(session.send_challenge(context.lane))], None)
+
+    def _proof(self, message: bytes) -> None:
+        session, context = self._session, self._context
+        session.receive_message(message)
+        assert session.hello is not None
+        hello = session.hello
+        self.agent = hello.agent
+        self.phase = Phase.FRAMES
+        try:
+            self.namespace = context.engine.open_namespace(hello.namespace, hello.identity)
+            refused = None if self.namespace else (ErrorCode.IDENTITY_MISMATCH, "another identity is recorded")
+        except StorageError as error:
+            _LOG.error("storage", "storage: %s", error)
+            refused = ErrorCode.STORAGE, "the namespace could not be recorded"
+        if refused is not None:
+            context.errors["identity"] += refused[0] == ErrorCode.IDENTITY_MISMATCH
+            _LOG.warning(
+                hello.namespace, "session of %s refused: namespace %r: %s", self.agent, hello.namespace, refused[1]
+            )
+            self._closing = True
+            text = f"namespace {hello.namespace!r}: {refused[1]}"
+            self._respond(Opcode.WELCOME, 0, Response(wire.encode_error(refused[0], text), Flag.RESPONSE | Flag.ERROR))
+            return
+        welcome = {
+            "version": __version__,
+            "lane": context.lane,
+            "lanes": context.lane_count,
+            "value_bytes_max": VALUE_BYTES_MAX,
+        }
+        self._respond(Opcode.WELCOME, 0, Response(json.dumps(welcome, separators=(",", ":")).encode()))
+
+    # -- frames -------------------------------------------------------------------------------------------------------
+    def _frame(self, header: Header, message: bytes) -> None:
+        tag_at = len(message) - wire.TAG_BYTES
+        self._session.open(header, memoryview(message)[:tag_at], message[tag_at:])
+        metadata = message[wire.HEADER_BYTES : tag_at]
+        assert self.namespace is not None
+        if header.flags & Flag.RESPONSE:
+            raise RemoteProtocolError("a response from a client")
+        if header.opcode != Opcode.PUT:
+            self._respond(
+                header.opcode, header.request_id, self._context.handler.handle(self.namespace, header, metadata)
+            )
+            return
+        self._reservation, lengths = self._context.handler.begin_put(self.namespace, header, metadata)
+        extents = self._reservation.extents if self._reservation is not None else [None] * len(lengths)
+        views: list[memoryview] = []
+        for extent, length in zip(extents, lengths):
+            if extent is None:
+                views.extend(self._drain_views(length))
+            elif length:
+                views.append(extent)
+        self._header = header
+        self._payload = Cursor(views)
+        self.phase = Phase.PAYLOAD
+        self._take_read_ahead(self._payload)
+        if not self._payload.left:
+            self._end_put()
+
+    def _drain_views(self, size: int) -> Iterator[memoryview]:
+        drain = self._context.drain
+        while size > 0:
+            yield drain[:size]
+            size -= len(drain)
+
+    def _take_read_ahead(self, payload: Cursor) -> None:
+        """The part of the payload that was read along with the frame's head."""
+        taken = 0
+        while taken < self._have and payload.left:
+            target = payload.window()[0]
+            size = min(self._have - taken, len(target))
+            target[:size] = self._buffer[taken : taken + size]
+            taken += size
+            payload.advance(size)
+        self._buffer[: self._have - taken] = self._buffer[taken : self._have]
+        self._have -= taken
+
+    def _receive_payload(self) -> None:
+        payload = self._payload
+        assert payload is not None
+        try:
+            size = self.sock.recvmsg_into(payload.window())[0]
+        except BlockingIOError:
+            return
+        if not size:
+            raise ConnectionResetError("closed in the middle of a payload")
+        payload.advance(size)
+        if not payload.left:
+            self._end_put()
+
+    def _end_put(self) -> None:
+        header, self._header = self._header, None
+        reservation, self._reservation = self._reservation, None
+        self._payload = None
+        self.phase = Phase.FRAMES
+        assert header is not None
+        self._respond(header.opcode, header.request_id, self._context.handler.end_put(reservation, header))
+
+    # -- out ----------------------------------------------------------------------------------------------------------
+    def _respond(self, opcode: int, request_id: int, response: Response) -> None:
+        sealed = self._session.seal(
+            opcode,
+            count=response.count,
+            metadata=response.metadata,
+            payload_bytes=response.payload_bytes,
+            flags=response.flags,
+            request_id=request_id,
+        )
+        self._queue([memoryview(sealed), *response.views], response.read)
+
+    def _queue(self, views: list[memoryview], read: ReadBatch | None) -> None:
+        self._outputs.append(_Output(Cursor(views), read))
+        self._send()
+
+    def _send(self) -> None:
+        for _ in range(limits.SENDS_PER_TURN):
+            if not self._outputs:
+                break
+            output = self._outputs[0]
+            try:
+                output.cursor.advance(self.sock.sendmsg(output.cursor.window()))
+            except BlockingIOError:
+                return
+            if output.cursor.left:
+                continue
+            del self._outputs[0]
+            if output.read is not None:
+                self._context.engine.release(output.read)
+        if not self._outputs and self._closing:
+            self.close()

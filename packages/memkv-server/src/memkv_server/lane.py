@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lane: one process, one thread, one epoll loop over its clients, one engine (``python -m memkv_server.lane FD``).
+
+The supervisor holds the other end of ``FD`` (see ``control``); its end-of-file ends the lane. Nothing here is shared
+with another lane, so that the GIL of one never stops another.
+
+In each round those connections come first that are not in the middle of a payload: a small request waits for at most
+one turn of each bulk transfer, and a turn moves at most what a socket buffer holds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, Final
+
+from memkv_core.auth import Keyring
+from memkv_core.errors import MemKVError
+from memkv_server import limits, logs
+from memkv_server.connection import Connection, LaneContext
+from memkv_server.engine import open_engine
+from memkv_server.engine.base import Engine
+from memkv_server.handler import Handler
+
+_LOG: Final = logging.getLogger("memkv.server.lane")
+_EXIT_FAILED: Final = 1
+
+
+class Lane:
+    """The loop. ``control`` is the AF_UNIX SOCK_SEQPACKET socket to the supervisor."""
+
+    def __init__(self, control: socket.socket, engine: Engine, start: dict[str, Any]) -> None:
+        self._control = control
+        self._engine = engine
+        self._connections: dict[int, Connection] = {}
+        self._connections_max = int(start["limits"].get("connections_max", limits.CONNECTIONS_MAX))
+        self._context = LaneContext(
+            Handler(engine),
+            Keyring(bytes.fromhex(key) for key in start["auth_keys"]),
+            int(start["lane"]),
+            int(start["lane_count"]),
+        )
+        self._context.crowded = lambda: len(self._connections) > self._connections_max
+        self._epoll = select.epoll()
+        self._masks: dict[int, int] = {}
+        self._stop_at_s: float | None = None
+        self._sweep_at_s = 0.0
+        control.setblocking(False)
+        self._epoll.register(control, select.EPOLLIN)
+
+    def run(self) -> None:
+        """Serves until the supervisor asks for an end or is gone; then everything in flight is finished or given up."""
+        self._say({"op": "ready"})
+        more_work = False
+        while not self._done(time.monotonic()):
+            events = self._epoll.poll(0 if more_work else limits.IDLE_POLL_S, limits.EVENTS_MAX)
+            now_s = time.monotonic()
+            self._serve(events, now_s)
+            if now_s >= self._sweep_at_s:
+                self._sweep(now_s)
+            more_work = self._engine.tick()
+        for connection in list(self._connections.values()):
+            self._forget(connection)
+        self._engine.close()
+
+    def drain(self, now_s: float) -> None:
+        """No new sessions; those that are idle end now, the others when they are, at the latest in DRAIN_S."""
+        if self._stop_at_s is None:
+            self._context.draining = True
+            self._stop_at_s = now_s + limits.DRAIN_S
+
+    def stop(self) -> None:
+        self._stop_at_s = 0.0
+
+    # -- one round ----------------------------------------------------------------------------------------------------
+    def _serve(self, events: list[tuple[int, int]], now_s: float) -> None:
+        later = []
+        for fd, _mask in events:
+            connection = self._connections.get(fd)
+            if connection is None:
+                if fd == self._control.fileno():
+                    self._hear(now_s)
+            elif connection.bulk:
+                later.append(connection)
+            else:
+                self._turn(connection, now_s)
+        for connection in later:
+            self._turn(connection, now_s)
+
+    def _turn(self, connection: Connection, now_s: float) -> None:
+        connection.on_event(now_s)
+        if connection.closed:
+            self._forget(connection)
+            return
+        mask = connection.mask
+        if self._masks[connection.fd] != mask:
+            self._masks[connection.fd] = mask
+            self._epoll.modify(connection.fd, mask)
+
+    def _forget(self, connection: Connection) -> None:
+        connection.close()  # closing the socket takes it out of the epoll set
+        self._connections.pop(connection.fd, None)
+        self._masks.pop(connection.fd, None)
+
+    def _sweep(self, now_s: float) -> None:
+        self._sweep_at_s = now_s + limits.SWEEP_S
+        for connection in list(self._connections.values()):
+            connection.check(now_s)
+            if connection.closed:
+                self._forget(connection)
+
+    def _done(self, now_s: float) -> bool:
+        if self._stop_at_s is None:
+            return False
+        for connection in [connection for connection in self._connections.values() if connection.idle]:
+            self._forget(connection)
+        return now_s >= self._stop_at_s or not self._connections
+
+    # -- the supervisor -----------------------------------------------------------------------------------------------
+    def _hear(self, now_s: float) -> None:
+        try:
+            packet, fds, _flags, _address = socket.recv_fds(self._control, limits.CONTROL_BYTES_MAX, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            packet, fds = b"", []
+        if not packet:
+            _LOG.warning("the supervisor is gone: stopping")
+            self.stop()
+            return
+        message = json.loads(packet)
+        if message["op"] == "adopt":
+            self._adopt(socket.socket(fileno=fds[0]), bytes.fromhex(message["prefix"]), now_s)
+        elif message["op"] == "status":
+            self._say(self.status())
+        elif message["op"] == "drain":
+            self.drain(now_s)
+
+    def _adopt(self, sock: socket.socket, prefix: bytes, now_s: float) -> None:
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):  # not a TCP socket (tests): nothing to set
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        connection = Connection(sock, prefix[: limits.PREFIX_BYTES_MAX], self._context, now_s)
+        self._connections[connection.fd] = connection
+        self._masks[connection.fd] = connection.mask
+        self._epoll.register(connection.fd, connection.mask)
+
+    def status(self) -> dict[str, Any]:
+        """What the supervisor shows: counters, sessions, the engine's usage."""
+        sessions = sum(connection.namespace is not None for connection in self._connections.values())
+        ops = {
+            name: {field: getattr(counters, field) for field in counters.__slots__}
+            for name, counters in self._context.handler.counters.items()
+        }
+        return {
+            "op": "status",
+            "connections": len(self._connections),
+            "sessions": sessions,
+            "ops": ops,
+            "errors": dict(self._context.errors),
+            "engine": self._engine.usage(),
+        }
+
+    def _say(self, message: dict[str, Any]) -> None:
+        try:
+            self._control.send(json.dumps(message, separators=(",", ":")).encode())
+        except OSError as error:
+            _LOG.warning("the supervisor does not listen: %s", error.strerror)
+
+
+def open_lane_engine(start: dict[str, Any]) -> Engine:
+    """The engine that a ``start`` message describes. StorageError where its drive cannot be used."""
+    drives = start["drives"]
+    return open_engine(
+        mode=start["mode"],
+        path=drives[0]["path"] if drives else None,
+        capacity_bytes=start["capacity_bytes"],
+        segment_bytes=start["segment_bytes"],
+    )
+
+
+def main(control_fd: int) -> int:
+    """The process: waits for ``start``, opens the engine, serves. Exit status 1 after ``failed`` was said."""
+    control = socket.socket(fileno=control_fd)
+    packet = control.recv(limits.CONTROL_BYTES_MAX)
+    if not packet:
+        return 0
+    start = json.loads(packet)
+    logs.configure(**start["log"])
+    try:
+        engine = open_lane_engine(start)
+    except MemKVError as error:
+        control.send(json.dumps({"op": "failed", "error": str(error)}).encode())
+        return _EXIT_FAILED
+    lane = Lane(control, engine, start)
+    signal.signal(signal.SIGTERM, lambda _signum, _frame: lane.stop())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    lane.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bounds of a lane; the engine's stand in ``engine/limits.py``, the wire's in ``memkv_core.limits``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from memkv_core.limits import KIB, MIB
+
+HEAD_BYTES: Final = 8 * KIB  # of a connection's buffer; it grows for one large frame and shrinks back after it
+# Read with a frame's head in the hope of all of it; of a PUT's payload no more is ever copied.
+READ_AHEAD_BYTES: Final = 4 * KIB
+DRAIN_BYTES: Final = MIB  # of the buffer that payloads go to which nobody wants
+PREFIX_BYTES_MAX: Final = 64  # of a socket's first bytes, read by the supervisor
+SENDS_PER_TURN: Final = 2  # system calls for one connection before the others have their turn
+CONNECTIONS_MAX: Final = 8192
+HANDSHAKE_S: Final = 5.0
+STALL_S: Final = 30.0  # a peer that leaves a frame half sent or half read for so long loses its connection
+SWEEP_S: Final = 1.0
+DRAIN_S: Final = 7.0
+IDLE_POLL_S: Final = 0.5
+EVENTS_MAX: Final = 512
+CONTROL_BYTES_MAX: Final = 128 * KIB
