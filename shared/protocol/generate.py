@@ -27,9 +27,7 @@ IDENTITY = b'{"dtype":"bfloat16","model":"org/tiny"}'
 
 def sessions() -> tuple[Session, Session, dict[str, bytes]]:
     """A client and a server session joined by hand, and what passed between them."""
-    client = Session.client(
-        KEY, namespace=NAMESPACE, identity=IDENTITY, lane=1, agent="vectors/1", nonce=CLIENT_NONCE
-    )
+    client = Session.client(KEY, namespace=NAMESPACE, identity=IDENTITY, lane=1, agent="vectors/1", nonce=CLIENT_NONCE)
     server = Session.server(auth.Keyring([KEY]), nonce=SERVER_NONCE)
     passed = {"hello": client.send_hello()}
     server.receive_message(passed["hello"])
@@ -50,6 +48,7 @@ def deliver(session: Session, frame: bytes) -> None:
 
 
 def handshake_vectors() -> dict[str, Any]:
+    """handshake.json."""
     _, _, passed = sessions()
     keys = auth.session_keys(KEY, passed["hello"], passed["challenge"])
     refusals = [(code, text) for code, text in ((1, "unknown auth key"), (2, "the client speaks protocol 7 to 9"))]
@@ -64,7 +63,10 @@ def handshake_vectors() -> dict[str, Any]:
         "agent": "vectors/1",
         "identity": IDENTITY.decode(),
         "messages": {name: message.hex() for name, message in passed.items()},
-        "session_keys": {"client_to_server": keys.client_to_server.hex(), "server_to_client": keys.server_to_client.hex()},
+        "session_keys": {
+            "client_to_server": keys.client_to_server.hex(),
+            "server_to_client": keys.server_to_client.hex(),
+        },
         "refusals": [
             {"code": code, "text": text, "message": handshake.encode_refusal(1, 1, code, text).hex()}
             for code, text in refusals
@@ -97,6 +99,7 @@ def requests() -> list[tuple[str, int, int, int, int, bytes, int]]:
 
 
 def responses() -> list[tuple[str, int, int, int, int, bytes, int]]:
+    """The same of each response."""
     zero = bytes(wire.DIGEST_BYTES)
     hit = digests.digest([memoryview(b"x" * 64)], 0)
     statuses = bytes([Status.HIT, Status.MISS, Status.TOO_LONG])
@@ -116,6 +119,7 @@ def responses() -> list[tuple[str, int, int, int, int, bytes, int]]:
 
 
 def frame_vectors() -> dict[str, Any]:
+    """frames.json."""
     client, server, _ = sessions()
     keys = auth.session_keys(KEY, *(sessions()[2][name] for name in ("hello", "challenge")))
     frames = []
@@ -149,6 +153,7 @@ def frame_vectors() -> dict[str, Any]:
 
 
 def placement_vectors() -> dict[str, Any]:
+    """placement.json."""
     memberships: list[tuple[list[str], list[int] | None, int]] = [
         (["10.0.0.1:9900"], None, 1),
         (["host-a:9900", "host-b:9900"], None, 1),
@@ -182,6 +187,7 @@ def placement_vectors() -> dict[str, Any]:
 
 
 def digest_vectors() -> dict[str, Any]:
+    """digests.json."""
     sizes = [0, 1, 3, 16, 17, 128, 129, 240, 241, 1024, 4097, 65_536]
     rows = []
     for size in sizes:
@@ -200,6 +206,7 @@ FILES: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def main(check: bool) -> int:
+    """Writes the vectors, or with ``check`` only compares them. The exit status."""
     differing = []
     for name, make in FILES.items():
         text = json.dumps(make(), indent=1) + "\n"
