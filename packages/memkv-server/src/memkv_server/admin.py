@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The admin HTTP endpoint (port 9901): health and readiness for probes, status and metrics for operators.
+
+    GET /v1/health    open    200 healthy or degraded, 503 unhealthy
+    GET /v1/ready     open    200 "ok" once the node takes data connections, else 503
+    GET /v1/status    token   JSON: version, memory, lanes, storage, connections, namespaces
+    GET /v1/metrics   token   Prometheus text
+
+The token is ``memkv_core.auth.admin_token(cluster key)``, sent as ``Authorization: Bearer``. Every error is
+JSON: ``{"error": reason}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+log = logging.getLogger("memkv.server.admin")
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+class Node(Protocol):
+    """What the endpoint shows: the supervisor."""
+
+    def health(self) -> dict[str, Any]:
+        """``status`` (healthy, degraded, unhealthy), drive and lane counts."""
+
+    def not_ready(self) -> str | None:
+        """Why no data connection is taken, or None when they are."""
+
+    async def status(self) -> dict[str, Any]:
+        """The whole state of the node, JSON-able."""
+
+    async def metrics(self) -> tuple[bytes, str]:
+        """(Prometheus text, its content type)."""
+
+
+def create_app(node: Node, tokens: Sequence[str]) -> Starlette:
+    """The application; ``tokens`` are of the cluster key and, while it is rotated, of the one before."""
+
+    def guarded(handler: Handler) -> Handler:
+        async def guard(request: Request) -> Response:
+            refusal = _refusal(request, tokens)
+            return refusal if refusal is not None else await handler(request)
+
+        return guard
+
+    async def health(_request: Request) -> Response:
+        body = node.health()
+        return JSONResponse(body, status_code=503 if body["status"] == "unhealthy" else 200)
+
+    async def ready(_request: Request) -> Response:
+        reason = node.not_ready()
+        return PlainTextResponse("ok\n") if reason is None else _error(503, reason)
+
+    async def status(_request: Request) -> Response:
+        return JSONResponse(await node.status())
+
+    async def metrics(_request: Request) -> Response:
+        text, content_type = await node.metrics()
+        return Response(text, media_type=content_type)
+
+    return Starlette(
+        routes=[
+            Route("/v1/health", health),
+            Route("/v1/ready", ready),
+            Route("/v1/status", guarded(status)),
+            Route("/v1/metrics", guarded(metrics)),
+        ],
+        exception_handlers={HTTPException: _http_error, Exception: _server_error},
+    )
+
+
+class AdminServer(uvicorn.Server):
+    """uvicorn inside the supervisor's loop, on a socket bound by the supervisor."""
+
+    def __init__(self, app: Starlette, tls: tuple[Path, Path] | None) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_config=None,  # the process's own logging stands
+                log_level="warning",
+                access_log=False,
+                lifespan="off",
+                server_header=False,
+                timeout_keep_alive=15,
+                timeout_graceful_shutdown=2,
+                limit_concurrency=256,
+                ssl_certfile=str(tls[0]) if tls else None,
+                ssl_keyfile=str(tls[1]) if tls else None,
+            )
+        )
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the supervisor's: it drains the lanes before this endpoint goes."""
+        yield
+
+    async def run_on(self, listener: socket.socket) -> None:
+        """Serves until ``should_exit`` is set."""
+        await self.serve(sockets=[listener])
+
+
+def _refusal(request: Request, tokens: Sequence[str]) -> Response | None:
+    scheme, _, presented = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not presented:
+        reason = "send the admin token as 'Authorization: Bearer TOKEN'; `memkv admin token` prints it"
+    elif any(hmac.compare_digest(presented.strip().encode(), token.encode()) for token in tokens):
+        return None
+    else:
+        reason = "the token is not that of this cluster's key"
+    return _error(401, reason, {"www-authenticate": "Bearer"})
+
+
+def _error(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": reason}, status_code=status, headers=headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    headers = dict(error.headers) if error.headers else None
+    if error.status_code == 404:
+        return _error(404, f"no such path: {request.url.path}", headers)
+    if error.status_code == 405:
+        return _error(405, f"{request.method} is not allowed here", headers)
+    return _error(error.status_code, error.detail, headers)
+
+
+async def _server_error(_request: Request, error: Exception) -> Response:
+    log.error("admin request failed: %s: %s", type(error).__name__, error)
+    return _error(500, "internal error; the server's log names it")

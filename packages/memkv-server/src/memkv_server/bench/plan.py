@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is measured, and what came out: plain values that travel between processes and into JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from memkv_core.errors import ConfigError
+from memkv_core.limits import VALUE_BYTES_MAX
+
+OPERATIONS: Final = ("put", "get", "exists", "lookup")
+MOVING: Final = ("put", "get")  # those whose speed is in bytes
+CLIENTS_MAX: Final = 64
+KEY_BYTES: Final = 64  # about what an engine's page keys have
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run. Times in seconds, sizes in bytes."""
+
+    operations: tuple[str, ...] = OPERATIONS
+    block_bytes: int = 1024 * 1024
+    batch: int = 64  # blocks of a put or get call
+    batches: int = 4  # distinct batches that gets go through, for each client
+    exists_keys: int = 1
+    lookup_keys: int = 2000
+    clients: int = 1
+    seconds: float = 6.0  # of each operation, all slices together
+    slices: int = 3  # operations and comparisons take turns so often, so that all see the same weather
+    rounds: int | None = None  # calls of each client and slice, in place of ``seconds``
+    namespace: str = "memkv-bench"
+    run: str = "0"  # makes the keys of one run its own
+
+    @property
+    def slice_seconds(self) -> float:
+        return self.seconds / self.slices
+
+    def check(self) -> None:
+        """Raises ConfigError where the plan cannot be run."""
+        bounds = (
+            ("--block-size", self.block_bytes, 1, VALUE_BYTES_MAX),
+            ("--batch", self.batch, 1, 65_536),
+            ("--batches", self.batches, 1, 65_536),
+            ("--exists-keys", self.exists_keys, 1, 65_536),
+            ("--lookup-keys", self.lookup_keys, 1, 1_000_000),
+            ("--clients", self.clients, 1, CLIENTS_MAX),
+            ("--slices", self.slices, 1, 1000),
+        )
+        for name, value, low, high in bounds:
+            if not low <= value <= high:
+                raise ConfigError(f"{name} {value}", remedy=f"use {low} to {high}")
+        if self.seconds <= 0 or (self.rounds is not None and self.rounds < 1):
+            raise ConfigError("nothing would be measured", remedy="use a positive --duration or --rounds")
+        for operation in self.operations:
+            if operation not in OPERATIONS:
+                raise ConfigError(f"--op {operation!r}", remedy=f"use {', '.join(OPERATIONS)}")
+
+
+@dataclass
+class Sample:
+    """One client's part of one slice. ``latencies_s`` has one entry a call."""
+
+    seconds: float
+    keys: int
+    moved_bytes: int
+    verified_bytes: int  # compared with what was put, byte by byte, besides the client's own digests
+    failures: int  # keys that should have been hits
+    latencies_s: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Outcome:
+    """An operation's samples over all clients and slices."""
+
+    name: str
+    samples: list[list[Sample]] = field(default_factory=list)  # [slice][client]
+
+    @property
+    def seconds(self) -> float:
+        return sum(max(sample.seconds for sample in group) for group in self.samples)
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self._total("moved_bytes") / self.seconds if self.seconds else 0.0
+
+    @property
+    def keys_per_second(self) -> float:
+        return self._total("keys") / self.seconds if self.seconds else 0.0
+
+    def slice_rates(self) -> list[float]:
+        """Bytes a second of each slice."""
+        return [
+            sum(sample.moved_bytes for sample in group) / max(sample.seconds for sample in group)
+            for group in self.samples
+        ]
+
+    def quantile_s(self, q: float) -> float:
+        """The latency that a share ``q`` of the calls did not exceed."""
+        return quantile([latency for group in self.samples for sample in group for latency in sample.latencies_s], q)
+
+    def as_json(self) -> dict[str, object]:
+        return {
+            "calls": sum(len(sample.latencies_s) for group in self.samples for sample in group),
+            "keys": self._total("keys"),
+            "bytes": self._total("moved_bytes"),
+            "verified_bytes": self._total("verified_bytes"),
+            "failures": self._total("failures"),
+            "seconds": self.seconds,
+            "bytes_per_second": self.bytes_per_second,
+            "keys_per_second": self.keys_per_second,
+            "p50_us": self.quantile_s(0.5) * 1e6,
+            "p99_us": self.quantile_s(0.99) * 1e6,
+            "slice_bytes_per_second": self.slice_rates(),
+        }
+
+    def _total(self, name: str) -> int:
+        return sum(getattr(sample, name) for group in self.samples for sample in group)
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The smallest value that a share ``q`` of ``values`` does not exceed; 0.0 where there are none."""
+    if not values:
+        return 0.0
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, int(q * len(ordered) + 0.5) - 1))]
+
+
+def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of the ratios slice by slice: two figures of one slice saw the same load of the machine."""
+    return quantile([mine / other for mine, other in zip(ours, theirs, strict=True) if other], 0.5)

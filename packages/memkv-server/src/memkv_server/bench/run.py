@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a plan: client processes, slices in turns with the comparisons, results put together."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from memkv_core.errors import ConnectError, MemKVError, StorageError
+from memkv_server.bench.plan import MOVING, Outcome, Plan, Sample, median_ratio, quantile
+from memkv_server.bench.raw import RawLoopback
+from memkv_server.bench.redis_exists import RedisExists
+from memkv_server.bench.worker import serve
+
+STOP_S: Final = 30.0
+Progress = Callable[[str, int, Outcome | None], None]  # (operation, slice, what it has so far)
+
+
+@dataclass
+class Report:
+    """All outcomes of a run, and the comparisons of the same run."""
+
+    plan: Plan
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    raw_rates: dict[str, list[float]] = field(default_factory=dict)  # operation -> bytes a second, slice by slice
+    redis_latencies_s: list[list[float]] = field(default_factory=list)  # slice by slice
+
+    @property
+    def failures(self) -> int:
+        return sum(sample.failures for out in self.outcomes.values() for group in out.samples for sample in group)
+
+    def as_json(self) -> dict[str, Any]:
+        report: dict[str, Any] = {
+            "plan": self.plan.__dict__,
+            "operations": {name: outcome.as_json() for name, outcome in self.outcomes.items()},
+            "failures": self.failures,
+        }
+        if self.raw_rates:
+            report["raw"] = {
+                name: {
+                    "bytes_per_second": statistics.fmean(rates),
+                    "slice_bytes_per_second": rates,
+                    "ratio": median_ratio(self.outcomes[name].slice_rates(), rates),
+                }
+                for name, rates in self.raw_rates.items()
+            }
+        if self.redis_latencies_s:
+            p50 = self.redis_p50_s()
+            report["redis"] = {"exists_p50_us": p50 * 1e6, "ratio": self.outcomes["exists"].quantile_s(0.5) / p50}
+        return report
+
+    def redis_p50_s(self) -> float:
+        return quantile([latency for group in self.redis_latencies_s for latency in group], 0.5)
+
+
+def run(plan: Plan, *, raw: bool, redis_address: str | None, progress: Progress) -> Report:
+    """Runs ``plan``. Raises MemKVError, one line, where nothing can be measured."""
+    plan.check()
+    report = Report(plan)
+    redis = RedisExists(redis_address) if redis_address is not None and "exists" in plan.operations else None
+    yardstick = RawLoopback() if raw else None
+    try:
+        with _workers(plan) as pipes:
+            progress("prepare", 0, None)
+            _all(pipes, ("prepare",), _raise_text)
+            for index in range(plan.slices):
+                for operation in plan.operations:
+                    _slice(report, pipes, operation, yardstick, redis)
+                    progress(operation, index, report.outcomes[operation])
+            progress("clean up", plan.slices, None)
+    finally:
+        if yardstick is not None:
+            yardstick.__exit__(None, None, None)
+        if redis is not None:
+            redis.close()
+    return report
+
+
+def _slice(
+    report: Report,
+    pipes: list[Connection],
+    operation: str,
+    yardstick: RawLoopback | None,
+    redis: RedisExists | None,
+) -> None:
+    outcome = report.outcomes.setdefault(operation, Outcome(operation))
+    samples: list[Sample] = []
+    _all(pipes, ("run", operation), samples.append)
+    outcome.samples.append(samples)
+    if yardstick is not None and operation in MOVING:
+        report.raw_rates.setdefault(operation, []).append(yardstick.run(operation, report.plan))
+    if redis is not None and operation == "exists":
+        report.redis_latencies_s.append(redis.run(report.plan))
+
+
+def _all(pipes: list[Connection], command: tuple[str, ...], take: Callable[[Any], None]) -> None:
+    """Gives every worker the command, then takes each one's answer."""
+    for pipe in pipes:
+        pipe.send(command)
+    for pipe in pipes:
+        try:
+            answer = pipe.recv()
+        except EOFError:
+            raise ConnectError("a measuring client ended early", remedy="see its message above") from None
+        if isinstance(answer, str):
+            raise _error(answer)
+        take(answer)
+
+
+def _raise_text(answer: str | None) -> None:
+    if answer is not None:
+        raise _error(answer)
+
+
+def _error(text: str) -> MemKVError:
+    cause, _, remedy = text.partition("; ")
+    return StorageError(cause, remedy=remedy or "check the cluster with `memkv admin status`")
+
+
+@contextmanager
+def _workers(plan: Plan) -> Iterator[list[Connection]]:
+    context = multiprocessing.get_context("spawn")
+    pipes, processes = [], []
+    try:
+        for index in range(plan.clients):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, plan, index), daemon=True)
+            process.start()
+            theirs.close()
+            pipes.append(ours)
+            processes.append(process)
+        yield pipes
+        for pipe in pipes:
+            pipe.send(("stop",))
+        for process in processes:
+            process.join(STOP_S)
+    finally:
+        for pipe in pipes:
+            pipe.close()
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
+            process.join()

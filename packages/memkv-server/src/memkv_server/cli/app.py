@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tree of commands."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from memkv_server import __version__
+from memkv_server.cli import admin, bench, config, dev, keys, license, setup, start
+
+app = typer.Typer(
+    help="The storage node of MemKV: a durable, shared tier for the KV cache of LLM inference engines.",
+    epilog="Try it: memkv dev up --dir ./memkv-dev   (a local cluster with key and license, one command)",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"memkv {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """The storage node of MemKV."""
+
+
+app.command("setup", epilog=setup.EPILOG)(setup.setup)
+app.command("start", epilog=start.EPILOG)(start.start)
+app.command("keygen", epilog=keys.EPILOG)(keys.keygen)
+app.command("bench", epilog=bench.EPILOG)(bench.bench)
+app.add_typer(admin.app, name="admin")
+app.add_typer(config.app, name="config")
+app.add_typer(license.app, name="license")
+app.add_typer(dev.app, name="dev")

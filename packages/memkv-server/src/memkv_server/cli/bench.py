@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``memkv bench``: measures a running cluster from the client's side."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+from pydantic import ByteSize, TypeAdapter, ValidationError
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from memkv_core.errors import ConfigError
+from memkv_server.bench.plan import MOVING, OPERATIONS, Outcome, Plan, median_ratio
+from memkv_server.bench.run import Progress as Say
+from memkv_server.bench.run import Report, run
+from memkv_server.cli.output import err, examples, format_bytes, note, print_json, print_table
+
+EPILOG = examples(
+    'eval "$(memkv dev up)" && memkv bench',
+    "memkv bench --op get --block-size 1MiB --batch 64 --compare raw",
+    "memkv bench --op exists --compare redis --redis-address 127.0.0.1:6379 --json",
+)
+
+
+def bench(
+    op: Annotated[list[str] | None, typer.Option(help="put, get, exists or lookup; repeat it. Default: all.")] = None,
+    block_size: Annotated[str, typer.Option(help="Bytes of a block, such as 1MiB.")] = "1MiB",
+    batch: Annotated[int, typer.Option(help="Blocks of one put or get call.")] = 64,
+    batches: Annotated[int, typer.Option(help="Distinct batches that gets go through.")] = 4,
+    exists_keys: Annotated[int, typer.Option(help="Keys of one exists call.")] = 1,
+    lookup_keys: Annotated[int, typer.Option(help="Keys of one lookup call.")] = 2000,
+    clients: Annotated[int, typer.Option(help="Client processes.")] = 1,
+    duration: Annotated[float, typer.Option(help="Seconds for each operation.")] = 6.0,
+    rounds: Annotated[int | None, typer.Option(help="Calls of each client and slice, in place of --duration.")] = None,
+    slices: Annotated[int, typer.Option(help="Turns that operations and comparisons take.")] = 3,
+    namespace: Annotated[str, typer.Option(help="Namespace to write to.")] = "memkv-bench",
+    compare: Annotated[list[str] | None, typer.Option(help="raw (a C program) or redis; repeat it.")] = None,
+    redis_address: Annotated[str, typer.Option(help="host:port of a redis-server.")] = "127.0.0.1:6379",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Measure put, get, exists and lookup of the cluster that MEMKV_* names. Every block is verified.
+
+    Blocks are written to a namespace of their own and deleted at the end; a full cluster evicts to make room.
+    Exit code 1 where a key that should have been there was not.
+    """
+    wanted = compare or []
+    if unknown := set(wanted) - {"raw", "redis"}:
+        raise ConfigError(f"--compare {min(unknown)!r}", remedy="use raw or redis")
+    plan = Plan(
+        operations=tuple(op) if op else OPERATIONS,
+        block_bytes=_size(block_size),
+        batch=batch,
+        batches=batches,
+        exists_keys=exists_keys,
+        lookup_keys=lookup_keys,
+        clients=clients,
+        seconds=duration,
+        slices=slices,
+        rounds=rounds,
+        namespace=namespace,
+        run=secrets.token_hex(8),
+    )
+    with _progress(plan) as say:
+        report = run(
+            plan, raw="raw" in wanted, redis_address=redis_address if "redis" in wanted else None, progress=say
+        )
+    if as_json:
+        print_json(report.as_json())
+    else:
+        print_table(_table(report))
+    if report.failures:
+        note(f"{report.failures} keys that should have been there were not: evicted (raise the capacity) or in error")
+        raise typer.Exit(1)
+
+
+def _size(text: str) -> int:
+    try:
+        return int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise ConfigError(f"--block-size {text!r} is no size", remedy="write bytes, or 64KiB, 1MiB") from None
+
+
+def _table(report: Report) -> Table:
+    plan = report.plan
+    title = f"{plan.clients} client(s), {plan.batch} x {format_bytes(plan.block_bytes)} a call"
+    table = Table("operation", "calls", "keys/s", "GB/s", "p50", "p99", "failures", "beside it", "ratio", title=title)
+    described = report.as_json()
+    for name, outcome in report.outcomes.items():
+        row = described["operations"][name]
+        beside, ratio = _beside(report, name, outcome)
+        table.add_row(
+            name,
+            f"{row['calls']:,}",
+            f"{outcome.keys_per_second:,.0f}",
+            f"{outcome.bytes_per_second / 1e9:.2f}" if name in MOVING else "-",
+            _latency(outcome.quantile_s(0.5)),
+            _latency(outcome.quantile_s(0.99)),
+            f"{row['failures']:,}",
+            beside,
+            ratio,
+        )
+    return table
+
+
+def _beside(report: Report, name: str, outcome: Outcome) -> tuple[str, str]:
+    if rates := report.raw_rates.get(name):
+        mean = sum(rates) / len(rates)
+        return f"C program {mean / 1e9:.2f} GB/s", f"{median_ratio(outcome.slice_rates(), rates):.2f}"
+    if name == "exists" and report.redis_latencies_s:
+        p50 = report.redis_p50_s()
+        return f"redis {_latency(p50)}", f"{outcome.quantile_s(0.5) / p50:.2f}"
+    return "-", "-"
+
+
+def _latency(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f} us" if seconds < 0.001 else f"{seconds * 1e3:.2f} ms"
+
+
+@contextmanager
+def _progress(plan: Plan) -> Iterator[Say]:
+    """A bar on a terminal, plain lines elsewhere; always on stderr."""
+    if not sys.stderr.isatty():
+        yield lambda operation, index, outcome: note(_words(operation, index, outcome, plan))
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task("prepare", total=len(plan.operations) * plan.slices)
+
+        def say(operation: str, index: int, outcome: Outcome | None) -> None:
+            bar.update(task, description=_words(operation, index, outcome, plan), advance=1 if outcome else 0)
+
+        yield say
+
+
+def _words(operation: str, index: int, outcome: Outcome | None, plan: Plan) -> str:
+    if outcome is None:
+        return operation
+    speed = f"{outcome.bytes_per_second / 1e9:.2f} GB/s" if operation in MOVING else _latency(outcome.quantile_s(0.5))
+    return f"{operation} {index + 1}/{plan.slices}: {speed}"

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where every error of the command line ends: ``memkv: cause; remedy`` on stderr.
+
+Exit codes: 0 done; 1 a check said no (``admin health`` of an unhealthy node); 2 an error, a wrong flag included;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from memkv_core.errors import MemKVError
+from memkv_core.log import mask_secrets
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    from memkv_server.cli.app import app  # here, so that an error while loading it is one line as well
+
+    try:
+        code = app(args=list(arguments) if arguments is not None else None, prog_name="memkv", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except MemKVError as error:
+        return _fail(str(error))
+    except (typer.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (`| head`) has seen enough
+        return 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}")
+    except Exception as error:
+        if hasattr(error, "format_message"):  # typer's usage errors, whose base class is not public
+            return _fail(f"{_lower_first(error.format_message())}; see `memkv --help`")
+        if os.environ.get("MEMKV_DEBUG"):
+            raise
+        return _fail(f"internal error: {type(error).__name__}: {error}; set MEMKV_DEBUG=1 to see where, and report it")
+
+
+def _fail(text: str) -> int:
+    line = " ".join(mask_secrets(text).split())
+    sys.stderr.write(f"memkv: {line}\n")
+    return EXIT_ERROR
+
+
+def _lower_first(text: str) -> str:
+    return (text[:1].lower() + text[1:]).rstrip(".")

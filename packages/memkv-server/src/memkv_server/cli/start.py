@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``memkv start``: runs one node in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from memkv_core.license import License
+from memkv_server import logs
+from memkv_server.cli.output import examples
+from memkv_server.config import ServerConfig
+from memkv_server.keyfile import read_key_file
+from memkv_server.license import load_server_license
+from memkv_server.supervisor import Supervisor
+
+EPILOG = examples(
+    "memkv start --config /etc/memkv/config.yaml",
+    "memkv start --path /srv/memkv --capacity 800GiB --auth-key-file auth.key --license minio.license",
+    "memkv start --mode memory --capacity 64GiB --address 10.0.0.1:9900 --auth-key-file auth.key",
+)
+
+
+def start(
+    config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (yaml).")] = None,
+    address: Annotated[str | None, typer.Option(help="Data address, host:port. Default 0.0.0.0:9900.")] = None,
+    admin: Annotated[str | None, typer.Option(help="Admin address, host:port. Default: data port + 1.")] = None,
+    path: Annotated[list[Path] | None, typer.Option(help="Folder for the blocks; repeat it for more drives.")] = None,
+    mode: Annotated[str | None, typer.Option(help="file or memory.")] = None,
+    capacity: Annotated[str | None, typer.Option(help="Hard bound of the node, such as 800GiB.")] = None,
+    segment_size: Annotated[str | None, typer.Option(help="Size of a segment, such as 256MiB.")] = None,
+    lanes: Annotated[int | None, typer.Option(help="Lane processes. Default: one per drive.")] = None,
+    auth_key_file: Annotated[Path | None, typer.Option(help="File with the cluster key (64 hex digits).")] = None,
+    license: Annotated[str | None, typer.Option(help="License file (or token).")] = None,
+    license_keys: Annotated[str | None, typer.Option(help="Public keys of trusted license authorities.")] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+    log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
+) -> None:
+    """Run one node in the foreground; SIGTERM or Ctrl-C drains it and stops. Flags override the file."""
+    flags = {
+        "network": {
+            "address": address,
+            "admin_address": admin,
+            "auth_key": read_key_file(auth_key_file) if auth_key_file is not None else None,
+        },
+        "storage": {
+            "mode": mode,
+            "drives": [{"path": str(folder)} for folder in path] if path else None,
+            "capacity": capacity,
+            "segment_size": segment_size,
+        },
+        "lanes": lanes,
+        "license": license,
+        "license_keys": license_keys,
+        "log": {"level": log_level, "format": log_format},
+    }
+    settings = ServerConfig.load(config, _given(flags)).checked()
+    logs.configure(settings.log.level, settings.log.format)
+    verified = load_server_license(settings)
+    asyncio.run(_run(settings, verified))
+
+
+async def _run(settings: ServerConfig, verified: License) -> None:
+    await Supervisor(settings, verified).run()
+
+
+def _given(flags: dict[str, Any]) -> dict[str, Any]:
+    """``flags`` without what was not given: None, and sections of None."""
+    given: dict[str, Any] = {}
+    for name, value in flags.items():
+        inner = _given(value) if isinstance(value, dict) else value
+        if inner is not None and inner != {}:
+            given[name] = inner
+    return given

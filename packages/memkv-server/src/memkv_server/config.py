@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's settings: one table of sections. How the layers are read is in ``memkv_server.settings``.
+
+The cluster key, the license and its trusted keys are also taken from the variables that clients use
+(MEMKV_AUTH_KEY, MEMKV_LICENSE, MEMKV_LICENSE_KEYS) where nothing else sets them.
+
+::
+
+    network: {address: 0.0.0.0:9900, auth_key: /etc/memkv/auth.key}
+    storage: {drives: [{path: /srv/memkv0, capacity: 800GiB}, {path: /srv/memkv1, capacity: 800GiB}]}
+    license: /etc/memkv/minio.license
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import SettingsConfigDict
+
+from memkv_core.address import Address, parse_address
+from memkv_core.errors import ConfigError
+from memkv_core.limits import LANES_MAX
+from memkv_core.log import protect
+from memkv_core.settings import SettingProblem
+from memkv_server.keyfile import ACCEPTED, resolve_key
+from memkv_server.settings import ENV_PREFIX, SectionedSettings
+
+DATA_PORT: Final = 9900
+_SIZE: Final = "bytes, or 512MiB, 4GiB, 2TiB"
+_LISTEN: Final = "host:port, such as 0.0.0.0:9900; port 0 takes a free one"
+
+
+def _address(value: object) -> str:
+    if not isinstance(value, str):
+        raise SettingProblem(f"it is a {type(value).__name__}, not text", _LISTEN)
+    try:
+        return str(parse_address(value, DATA_PORT, port_min=0))
+    except ConfigError as error:
+        raise SettingProblem(error.cause, _LISTEN) from None
+
+
+def _auth_key(value: object) -> SecretStr:
+    key = resolve_key(value.get_secret_value() if isinstance(value, SecretStr) else value)
+    protect(key)
+    return SecretStr(key)
+
+
+AddressText = Annotated[str, BeforeValidator(_address)]
+AuthKey = Annotated[SecretStr, BeforeValidator(_auth_key)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkConfig(_Section):
+    """Where the node listens, and the cluster key that its peers must hold."""
+
+    address: AddressText = Field(default="0.0.0.0:9900", description=_LISTEN)
+    admin_address: AddressText | None = Field(default=None, description=f"{_LISTEN}; without it, the data port + 1")
+    auth_key: AuthKey | None = Field(default=None, description=ACCEPTED)
+    # Accepted as well, while a key is being rotated.
+    auth_key_previous: AuthKey | None = Field(default=None, description=ACCEPTED)
+    tls_cert: Path | None = Field(default=None, description="PEM certificate for admin HTTP, with tls_key")
+    tls_key: Path | None = Field(default=None, description="PEM key for admin HTTP, with tls_cert")
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> NetworkConfig:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingProblem("one of tls_cert and tls_key is set", "both or neither")
+        return self
+
+
+class DriveConfig(_Section):
+    """One drive: a folder on it, and how much of it MemKV may fill."""
+
+    path: Path = Field(description="a folder")
+    capacity: ByteSize | None = Field(default=None, gt=0, description=_SIZE)
+
+
+class StorageConfig(_Section):
+    """What holds the blocks. Drives without a capacity share evenly what the others leave of ``capacity``."""
+
+    mode: Literal["file", "memory"] = Field(
+        default="file", description="file | memory (direct comes in a later release)"
+    )
+    drives: tuple[DriveConfig, ...] = Field(default=(), description="a list of {path: FOLDER, capacity: SIZE}")
+    capacity: ByteSize | None = Field(default=None, gt=0, description=_SIZE)
+    segment_size: ByteSize | None = Field(default=None, gt=0, description=_SIZE)
+
+
+class LimitsConfig(_Section):
+    """Bounds of one node."""
+
+    connections_max: int = Field(
+        default=16_384, ge=1, le=1_000_000, description="open client connections, 1 to 1000000"
+    )
+
+
+class LogConfig(_Section):
+    """Log lines on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="debug | info | warning | error"
+    )
+    format: Literal["console", "json"] = Field(default="console", description="console | json")
+
+
+class ServerConfig(SectionedSettings):
+    """Every setting of a node. Immutable. ``load`` says where values come from."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+    secret_keys: ClassVar[frozenset[str]] = frozenset({"auth_key", "auth_key_previous", "license"})
+    shared_variables: ClassVar[dict[str, str]] = {
+        "MEMKV_AUTH_KEY": "network.auth_key",
+        "MEMKV_LICENSE": "license",
+        "MEMKV_LICENSE_KEYS": "license_keys",
+    }
+
+    network: NetworkConfig = NetworkConfig()
+    storage: StorageConfig = StorageConfig()
+    lanes: int | None = Field(default=None, ge=1, le=LANES_MAX, description=f"lane processes, 1 to {LANES_MAX}")
+    license: str | None = Field(
+        default=None, min_length=1, description="a license token, or the path of a license file"
+    )
+    license_keys: str | None = Field(
+        default=None, min_length=1, description="files or folders of public keys, separated by colons"
+    )
+    limits: LimitsConfig = LimitsConfig()
+    log: LogConfig = LogConfig()
+
+    def checked(self) -> ServerConfig:
+        """Itself, where the parts fit together and are enough to start a node. Raises ConfigError."""
+        _check_together(self)
+        return self
+
+    # -- what follows from the settings -------------------------------------------------------------------
+    @property
+    def address(self) -> Address:
+        return parse_address(self.network.address, DATA_PORT, port_min=0)
+
+    @property
+    def admin_address(self) -> Address:
+        """The admin endpoint's address; port 0 where the data port is 0: known once both are bound."""
+        data = self.address
+        default_port = data.port + 1 if data.port else 0
+        if self.network.admin_address is None:
+            return Address(data.host, default_port)
+        return parse_address(self.network.admin_address, default_port, port_min=0)
+
+    @property
+    def auth_keys(self) -> tuple[bytes, ...]:
+        """The current key first."""
+        keys = (self.network.auth_key, self.network.auth_key_previous)
+        return tuple(bytes.fromhex(key.get_secret_value()) for key in keys if key is not None)
+
+    @property
+    def lane_count(self) -> int:
+        return self.lanes or max(1, len(self.storage.drives))
+
+    def drives_of(self, lane: int) -> list[dict[str, Any]]:
+        """``[{"path", "capacity_bytes"}]`` of a lane: drives are dealt round robin; none in mode memory."""
+        drives = self.storage.drives
+        shares = _capacities(self.storage)
+        return [
+            {"path": str(drive.path.absolute()), "capacity_bytes": share}
+            for index, (drive, share) in enumerate(zip(drives, shares, strict=True))
+            if index % self.lane_count == lane
+        ]
+
+    def capacity_of(self, lane: int) -> int:
+        """Bytes of one lane: those of its drives, or in mode memory an even share of the node's."""
+        if self.storage.mode == "memory":
+            assert self.storage.capacity is not None
+            return int(self.storage.capacity) // self.lane_count
+        return sum(drive["capacity_bytes"] for drive in self.drives_of(lane))
+
+
+def _check_together(config: ServerConfig) -> None:
+    storage = config.storage
+    if config.network.auth_key is None:
+        raise ConfigError(
+            "network.auth_key is not set", remedy="make a key with `memkv keygen` and give it to every node and client"
+        )
+    if storage.mode == "memory":
+        if storage.drives:
+            raise ConfigError("storage.mode memory takes no drives", remedy="remove storage.drives, or use mode file")
+        if storage.capacity is None:
+            raise ConfigError("storage.capacity is not set", remedy="set it, for example to 4GiB")
+        return
+    if not storage.drives:
+        raise ConfigError(
+            "storage.drives is empty", remedy="name a folder for the blocks (--path DIR), or use --mode memory"
+        )
+    _check_paths([drive.path for drive in storage.drives])
+    _capacities(storage)
+    if config.lanes not in (None, len(storage.drives)):
+        raise ConfigError(
+            f"lanes is {config.lanes}, and there are {len(storage.drives)} drives",
+            remedy="leave lanes out: each drive has one (name several folders on one drive for more)",
+        )
+
+
+def _check_paths(paths: Sequence[Path]) -> None:
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        real = Path(os.path.realpath(path))
+        for other in seen:
+            if real == other or real in other.parents or other in real.parents:
+                raise ConfigError(f"drives {seen[other]} and {path} overlap", remedy="give each drive its own folder")
+        seen[real] = path
+
+
+def _capacities(storage: StorageConfig) -> list[int]:
+    """The capacity of each drive in bytes."""
+    named = sum(int(drive.capacity) for drive in storage.drives if drive.capacity is not None)
+    unnamed = [drive for drive in storage.drives if drive.capacity is None]
+    share = 0
+    if unnamed:
+        if storage.capacity is None:
+            raise ConfigError(
+                f"drive {unnamed[0].path} has no capacity", remedy="set it, or storage.capacity, for example to 4GiB"
+            )
+        share = (int(storage.capacity) - named) // len(unnamed)
+        if share <= 0:
+            raise ConfigError(
+                f"storage.capacity {int(storage.capacity)} leaves nothing for {unnamed[0].path}",
+                remedy="raise it, or give each drive its own capacity",
+            )
+    elif storage.capacity is not None and named > int(storage.capacity):
+        raise ConfigError(
+            f"the drives' capacities add up to {named}, above storage.capacity {int(storage.capacity)}",
+            remedy="leave storage.capacity out",
+        )
+    return [int(drive.capacity) if drive.capacity is not None else share for drive in storage.drives]

@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One lane as the supervisor sees it: a process, its control channel, its state and its last status.
+
+::
+
+    STARTING ──ready──► SERVING ──drain──► DRAINING ──exit──► STOPPED
+        │                  │
+        └─failed/exit──────┴──► DOWN ──backoff──► STARTING      (until the node stops)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, Final
+
+from memkv_server.control import ControlChannel
+
+log = logging.getLogger("memkv.server.lane")
+
+RESTART_DELAY_S_MIN: Final = 0.5
+RESTART_DELAY_S_MAX: Final = 30.0
+STEADY_S: Final = 60.0  # a lane that served this long starts its backoff anew
+STATUS_TIMEOUT_S: Final = 1.0
+STALLED_S: Final = 10.0  # no status for this long while serving: the lane counts as not healthy
+
+
+class LaneState(str, Enum):
+    """Where a lane is in its life; see the diagram above."""
+
+    STARTING = "starting"
+    SERVING = "serving"
+    DOWN = "down"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+
+class LaneProcess:
+    """Starts a lane, hands it sockets, and starts it again with backoff when it dies.
+
+    ``start_message`` is the first message on the control channel. It carries the keys, which therefore never stand
+    in a command line or an environment. Not thread-safe: used by the supervisor's event loop only.
+    """
+
+    def __init__(self, index: int, start_message: Mapping[str, Any], cpus: frozenset[int] | None = None) -> None:
+        self.index = index
+        self.state = LaneState.STARTING
+        self.pid: int | None = None
+        self.restarts = 0
+        self.error: str | None = None
+        self.status: dict[str, Any] = {}
+        self.settled = asyncio.Event()  # the first start has ended, one way or the other
+        self._start_message = start_message
+        self._cpus = cpus
+        self._channel: ControlChannel | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._status_at = 0.0
+        self._status_waiters: list[asyncio.Future[None]] = []
+        self._delay_s = RESTART_DELAY_S_MIN
+        self._failed = False  # the lane itself said why it cannot go on
+        self._stop = asyncio.Event()
+
+    # -- what the supervisor asks -----------------------------------------------------------------------
+    @property
+    def serving(self) -> bool:
+        return self.state is LaneState.SERVING
+
+    @property
+    def stalled(self) -> bool:
+        return self.serving and time.monotonic() - self._status_at > STALLED_S
+
+    def adopt(self, sock: socket.socket, prefix: bytes) -> bool:
+        """Hands a client's socket to the lane. False: the lane cannot take it, the socket is still the caller's."""
+        if not self.serving or self._channel is None:
+            return False
+        return self._channel.send({"op": "adopt", "prefix": prefix.hex()}, sock)
+
+    async def refresh(self, timeout_s: float = STATUS_TIMEOUT_S) -> bool:
+        """Asks for a status and waits for it. False when none came in time; ``status`` is then the last known."""
+        if not self.serving or self._channel is None:
+            return False
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._status_waiters.append(waiter)
+        if len(self._status_waiters) == 1 and not self._channel.send({"op": "status"}):
+            self._answer_waiters()
+            return False
+        await asyncio.wait([waiter], timeout=timeout_s)
+        answered = waiter.done()
+        if not answered:  # the next refresh asks anew
+            self._status_waiters = [other for other in self._status_waiters if other is not waiter]
+        return answered
+
+    def drain(self) -> None:
+        """Asks the lane to finish what is in flight and exit; it is not started again."""
+        self._stop.set()
+        if self._channel is not None and self.state in (LaneState.SERVING, LaneState.STARTING):
+            self.state = LaneState.DRAINING
+            self._channel.send({"op": "drain"})
+
+    def kill(self, signum: signal.Signals) -> None:
+        self._stop.set()
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signum)
+
+    # -- its life ---------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Keeps the lane running until ``drain`` or ``kill``; returns when the process is gone for good."""
+        while not self._stop.is_set():
+            started_at = time.monotonic()
+            await self._live_once()
+            if self._stop.is_set():
+                break
+            self.state = LaneState.DOWN
+            self.settled.set()
+            if time.monotonic() - started_at > STEADY_S:
+                self._delay_s = RESTART_DELAY_S_MIN
+            log.error("lane %d is down (%s); starting it again in %.1f s", self.index, self.error, self._delay_s)
+            await self._pause(self._delay_s)
+            self._delay_s = min(self._delay_s * 2, RESTART_DELAY_S_MAX)
+            self.restarts += 1
+        self.state = LaneState.STOPPED
+        self.settled.set()
+
+    async def _live_once(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.state, self._failed = LaneState.STARTING, False
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "memkv_server.lane", str(theirs.fileno()),
+                stdin=asyncio.subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,  # the terminal's Ctrl-C is the supervisor's alone: it drains the lanes
+                env={**os.environ, "PYTHONSAFEPATH": "1"},  # nothing is imported from the working directory
+            )  # fmt: skip
+        except OSError as error:
+            ours.close()
+            self.error = f"the process could not be started: {error.strerror}"
+            return
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        if self._cpus is not None:
+            os.sched_setaffinity(self.pid, self._cpus)
+        self._channel = ControlChannel(ours, self._received, self._answer_waiters)
+        self._channel.send(self._start_message)
+        code = await self._process.wait()
+        self._channel.close()
+        self._answer_waiters()
+        self._channel, self.pid = None, None
+        if not self._said_why():
+            self.error = _describe_exit(code)
+
+    def _said_why(self) -> bool:
+        return self._failed  # set by _received, while _live_once waits
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        except asyncio.TimeoutError:
+            return  # nobody asked for a stop: the pause is over
+
+    def _received(self, message: dict[str, Any]) -> None:
+        op = message.get("op")
+        if op == "ready":
+            if self.state is LaneState.STARTING:
+                self.state = LaneState.SERVING
+            self._status_at = time.monotonic()
+            self.settled.set()
+        elif op == "failed":
+            self._failed, self.error = True, str(message.get("error", "it gave no reason"))
+        elif op == "status":
+            self.status = message
+            self._status_at = time.monotonic()
+            self._answer_waiters()
+        else:
+            log.error("lane %d sent an unknown control message %r; ignored", self.index, op)
+
+    def _answer_waiters(self) -> None:
+        waiters, self._status_waiters = self._status_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+
+def _describe_exit(code: int) -> str:
+    if code < 0:
+        try:
+            return f"killed by {signal.Signals(-code).name}"
+        except ValueError:
+            return f"killed by signal {-code}"
+    return f"exit code {code}"

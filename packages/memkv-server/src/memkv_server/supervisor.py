@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor: one asyncio process that owns the ports, starts the lanes, and never touches a payload byte.
+
+    bind data and admin ports ─► start lanes ─► ready: listen on the data port ─► SIGTERM: drain ─► stop
+
+A node goes on while at least one lane serves: the keys of a lane that is down are misses, the others are served, and
+health says ``degraded``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+import signal
+import socket
+import time
+from typing import Any, Final
+
+from memkv_core.auth import admin_token
+from memkv_core.errors import StorageError
+from memkv_core.handshake import LANE_ANY
+from memkv_core.license import License
+from memkv_server import metrics, node_status
+from memkv_server.acceptor import Acceptor
+from memkv_server.admin import AdminServer, create_app
+from memkv_server.config import ServerConfig
+from memkv_server.lane_process import LaneProcess
+from memkv_server.ports import bind_error, bind_pair, bound_address
+
+log = logging.getLogger("memkv.server")
+
+HEARTBEAT_S: Final = 2.0
+STOP_S: Final = 10.0  # from SIGTERM to the end of every process
+DRAIN_S: Final = 8.0  # of it, for what is in flight
+HURRY_S: Final = 1.0  # after a second signal
+CORES_PER_LANE_TO_PIN: Final = 4
+
+
+class Supervisor:
+    """Runs one node until a signal. ``run`` raises MemKVError where the node cannot start."""
+
+    def __init__(self, config: ServerConfig, license: License) -> None:
+        self.config = config
+        self.license = license
+        self.started_at = time.time()
+        self.data_address = config.address
+        self.admin_address = config.admin_address
+        self.lanes: list[LaneProcess] = []
+        self.acceptor: Acceptor | None = None
+        self.listening = False
+        self.draining = False
+        self._signals = 0
+        self._signalled = asyncio.Event()
+        self._lane_tasks: list[asyncio.Task[None]] = []
+
+    # -- its life ---------------------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Starts, serves until SIGTERM or SIGINT, drains, and returns when every lane is gone."""
+        raise_open_files()
+        data, admin = bind_pair(self.config.address, self.config.admin_address)
+        self.data_address, self.admin_address = bound_address(data), bound_address(admin)
+        server = AdminServer(create_app(self, self._tokens()), self._tls())
+        loop = asyncio.get_running_loop()
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signum, self._on_signal)
+        admin_task = asyncio.create_task(server.run_on(admin))
+        heartbeat = asyncio.create_task(self._heartbeat())
+        try:
+            self._start_lanes()
+            if await self._lanes_settled():
+                self._listen(data)
+                await self._signalled.wait()
+            log.info("stopping: draining %d lanes", len(self.lanes))
+        finally:
+            self.draining, self.listening = True, False
+            heartbeat.cancel()
+            if self.acceptor is not None:
+                self.acceptor.close()
+            data.close()
+            await self._stop_lanes()
+            server.should_exit = True
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(admin_task, 1.0)
+            admin.close()
+        log.info("stopped")
+
+    def _listen(self, data: socket.socket) -> None:
+        self.acceptor = Acceptor(data, self._adopt)
+        try:
+            self.acceptor.open()
+        except OSError as error:
+            raise bind_error(self.data_address, "data", error) from error
+        self.listening = True
+        serving = sum(lane.serving for lane in self.lanes)
+        log.info(
+            "memkv node ready address=%s admin=%s mode=%s lanes=%d/%d",
+            self.data_address, self.admin_address, self.config.storage.mode, serving, len(self.lanes),
+        )  # fmt: skip
+
+    def _start_lanes(self) -> None:
+        count = self.config.lane_count
+        cpus = lane_cpus(count)
+        for index in range(count):
+            lane = LaneProcess(index, start_message(self.config, index), cpus[index] if cpus else None)
+            self.lanes.append(lane)
+            self._lane_tasks.append(asyncio.create_task(lane.run()))
+
+    async def _lanes_settled(self) -> bool:
+        """Waits until every lane serves or has failed. False: a signal came first. Raises when none serves."""
+        waits = [asyncio.create_task(self._all_settled()), asyncio.create_task(self._signalled.wait())]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if self._signalled.is_set():
+            return False
+        if not any(lane.serving for lane in self.lanes):
+            raise StorageError(str(self.lanes[0].error))
+        return True
+
+    async def _all_settled(self) -> bool:
+        for lane in self.lanes:
+            await lane.settled.wait()
+        return True
+
+    async def _stop_lanes(self) -> None:
+        deadline = time.monotonic() + STOP_S
+        for lane in self.lanes:
+            lane.drain()
+        await self._wait_for_lanes(DRAIN_S, hurried=self._signals > 1)
+        for lane in self.lanes:
+            lane.kill(signal.SIGTERM)
+        await self._wait_for_lanes(min(1.0, deadline - time.monotonic()), hurried=False)
+        for lane in self.lanes:
+            lane.kill(signal.SIGKILL)
+        await asyncio.gather(*self._lane_tasks)
+
+    async def _wait_for_lanes(self, seconds: float, *, hurried: bool) -> None:
+        """Until every lane has gone, the time is up, or a further signal shortens it to HURRY_S."""
+        end = time.monotonic() + (HURRY_S if hurried else seconds)
+        seen = self._signals
+        while (remaining := end - time.monotonic()) > 0:
+            _done, pending = await asyncio.wait(self._lane_tasks, timeout=min(0.1, remaining))
+            if not pending:
+                return
+            if self._signals > seen:
+                seen = self._signals
+                end = min(end, time.monotonic() + HURRY_S)
+
+    def _on_signal(self) -> None:
+        self._signals += 1
+        self._signalled.set()
+
+    async def _heartbeat(self) -> None:
+        """Keeps the lanes' statuses fresh, so that health needs no round trip."""
+        while True:
+            await asyncio.gather(*(lane.refresh() for lane in self.lanes))
+            await asyncio.sleep(HEARTBEAT_S)
+
+    def _adopt(self, sock: socket.socket, prefix: bytes, index: int) -> bool:
+        """Hands a client to the lane it names; one that names none, or none there is, to the first that serves."""
+        if index < len(self.lanes) and index != LANE_ANY:
+            return self.lanes[index].adopt(sock, prefix)
+        return any(lane.adopt(sock, prefix) for lane in self.lanes)
+
+    def _tokens(self) -> list[str]:
+        return [admin_token(key) for key in self.config.auth_keys]
+
+    def _tls(self) -> Any:
+        network = self.config.network
+        return (network.tls_cert, network.tls_key) if network.tls_cert is not None else None
+
+    # -- admin.Node -------------------------------------------------------------------------------------
+    def health(self) -> dict[str, Any]:
+        return node_status.health(self)
+
+    def not_ready(self) -> str | None:
+        if self.draining:
+            return "the node is draining"
+        if not self.listening:
+            return "the lanes are starting"
+        if not any(lane.serving for lane in self.lanes):
+            return "no lane is serving"
+        return None
+
+    async def status(self) -> dict[str, Any]:
+        await asyncio.gather(*(lane.refresh() for lane in self.lanes))
+        return node_status.status(self)
+
+    async def metrics(self) -> tuple[bytes, str]:
+        return metrics.render(await self.status())
+
+
+def start_message(config: ServerConfig, lane: int) -> dict[str, Any]:
+    """The first control message: all that a lane needs to know, the keys among it."""
+    segment_size = config.storage.segment_size
+    return {
+        "op": "start",
+        "lane": lane,
+        "lane_count": config.lane_count,
+        "auth_keys": [key.hex() for key in config.auth_keys],
+        "mode": config.storage.mode,
+        "drives": config.drives_of(lane),
+        "capacity_bytes": config.capacity_of(lane),
+        "segment_bytes": int(segment_size) if segment_size is not None else None,
+        "limits": {"connections_max": -(-config.limits.connections_max // config.lane_count)},
+        "log": {"level": config.log.level, "format": config.log.format},
+    }
+
+
+def lane_cpus(count: int) -> list[frozenset[int]] | None:
+    """A group of cores for each lane, or None: with fewer than four cores a lane, the scheduler does better alone.
+
+    A lane is one thread, and gets a group of neighbouring cores rather than one, so that it keeps its caches and its
+    NUMA node while an engine's busy process on one of the cores cannot stop it.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < CORES_PER_LANE_TO_PIN * count:
+        return None
+    size = len(cores) // count
+    return [frozenset(cores[index * size : (index + 1) * size]) for index in range(count)]
+
+
+def raise_open_files() -> int:
+    """Raises the soft limit of open files to the hard one; each connection takes one. Returns the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):  # a container may forbid it: the soft limit stands
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
