@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Eviction at work: the oldest segment is emptied in small slices, so that a free one is always kept ahead.
+
+Three things drive it, in this order: ``tick`` while the lane has nothing better to do; ``keep_pace`` after a
+reservation, which does just so much that the next segment is free before the current one is full; and ``reclaim``,
+at once and to the end, when a put would otherwise be refused.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Final
+
+from memkv_server.engine.counters import Counters
+from memkv_server.engine.evict import choose_survivors, reinsert_budget
+from memkv_server.engine.index import (
+    ADDRESS_BITS,
+    READS_BITS,
+    READS_MASK,
+    Index,
+    pack_place,
+    place_address,
+    place_length,
+)
+from memkv_server.engine.limits import (
+    CLEAN_SLICE_RECORDS,
+    COPY_SLICE_BYTES,
+    FREE_SEGMENTS_AHEAD,
+    TICK_BUDGET_S,
+)
+from memkv_server.engine.pool import Phase, Segment, SegmentPool
+from memkv_server.engine.reader import Reader
+from memkv_server.engine.segment import (
+    ENTRY,
+    ENTRY_BYTES,
+    RECORD_COMMIT,
+    RECORD_COMMIT_AT,
+    RECORD_STATE_AT,
+    UNIT_SHIFT,
+    RecordState,
+    commit_check,
+    decode_record,
+    encode_record,
+)
+
+# What a record whose header is damaged is counted under; no name hashes to it in practice.
+UNKNOWN_NAMESPACE: Final = 0
+_SLICE_BYTES: Final = CLEAN_SLICE_RECORDS * ENTRY_BYTES
+
+
+class Cleaner:
+    """Empties segments of one engine. At most one at a time is being emptied."""
+
+    def __init__(self, pool: SegmentPool, index: Index, counters: Counters, reader: Reader) -> None:
+        self._pool = pool
+        self._index = index
+        self._counters = counters
+        self._reader = reader
+        self._job: Iterator[float] | None = None
+        self._progress = 0.0
+
+    def tick(self) -> bool:
+        """Works for about 0.3 ms where there is work; True while there is more."""
+        deadline = time.perf_counter() + TICK_BUDGET_S
+        while self._step():
+            if time.perf_counter() >= deadline:
+                return True
+        return False
+
+    def keep_pace(self) -> None:
+        """Cleans until the share of the victim that is done is the share of the current segment that is filled."""
+        current = self._pool.current
+        if current is None or len(self._pool.free) >= FREE_SEGMENTS_AHEAD:
+            return
+        while self._progress < current.tail / current.end and self._step():
+            pass
+
+    def reclaim(self) -> bool:
+        """Gives segments up until one is free. False, with nothing given up, where all are pinned or being written."""
+        while not self._pool.free:
+            if self._job is None:
+                if not self._pool.evictable():
+                    return False
+                self._job = self._empty(self._pool.closed[0])
+            deque(self._job, maxlen=0)  # to its end
+            self._job, self._progress = None, 0.0
+        return True
+
+    def _step(self) -> bool:
+        """One slice; False where there is nothing to do."""
+        if self._job is None:
+            pool = self._pool
+            if len(pool.free) >= FREE_SEGMENTS_AHEAD or not pool.closed:
+                return False
+            victim = pool.closed[0]
+            if victim.phase != Phase.SEALED or victim.pins:
+                return False  # nothing to be won now; reclaim() will not be so polite
+            self._job = self._empty(victim)
+        progress = next(self._job, None)
+        if progress is None:
+            self._job, self._progress = None, 0.0
+        else:
+            self._progress = progress
+        return True
+
+    def _empty(self, victim: Segment) -> Iterator[float]:
+        """Unindexes what nobody read, copies forward what the policy chooses, gives the segment up; yields progress."""
+        candidates: list[tuple[bytes, int, int]] = []  # key hash, namespace hash, place without its reads
+        reads: list[int] = []
+        entries = victim.footer_entries()
+        shards = self._index.shards
+        base_unit = victim.address >> UNIT_SHIFT
+        for start in range(0, len(entries), _SLICE_BYTES):
+            for key_hash, namespace_hash, _, offset, length, state in ENTRY.iter_unpack(
+                entries[start : start + _SLICE_BYTES]
+            ):
+                place = shards[key_hash[0]].get(key_hash)
+                own = length << ADDRESS_BITS | (base_unit + offset)
+                if place is None or place >> READS_BITS != own or state != RecordState.COMMITTED:
+                    continue
+                if place & READS_MASK:
+                    candidates.append((key_hash, namespace_hash, own))
+                    reads.append(place & READS_MASK)
+                else:
+                    self._evict(key_hash, namespace_hash, place)
+            yield 0.5 * start / len(entries)
+        if not entries:
+            self._evict_by_place(victim)
+        yield from self._reinsert(victim, candidates, reads)
+        self._counters.evicted_segments += 1
+        self._pool.give_up(victim)
+
+    def _reinsert(self, victim: Segment, candidates: list[tuple[bytes, int, int]], reads: list[int]) -> Iterator[float]:
+        counters = self._counters
+        budget = reinsert_budget(counters.user_bytes, counters.reinserted_bytes, victim.end)
+        sizes = [own >> ADDRESS_BITS << UNIT_SHIFT for _, _, own in candidates]
+        chosen = set(choose_survivors(reads, sizes, budget))
+        copied = 0
+        for position, (key_hash, namespace_hash, own) in enumerate(candidates):
+            place = self._index.get(key_hash)
+            if place is None or place >> READS_BITS != own:
+                continue  # replaced or deleted meanwhile
+            if position in chosen and self._copy(victim, key_hash, place):
+                copied += sizes[position]
+            else:
+                self._evict(key_hash, namespace_hash, place)
+            if copied >= COPY_SLICE_BYTES or position % CLEAN_SLICE_RECORDS == 0:
+                copied = 0
+                yield 0.5 + 0.5 * position / len(candidates)
+
+    def _evict_by_place(self, victim: Segment) -> None:
+        """The slow way, for a segment whose footer was damaged since it was written: by a look at the whole index."""
+        for key_hash, place in list(self._index.items()):
+            at = place_address(place) - victim.address
+            if 0 <= at < victim.end:
+                header = decode_record(victim.memory, victim.origin + at, victim.origin + victim.end, victim.seed)
+                self._evict(key_hash, header.namespace_hash if header is not None else UNKNOWN_NAMESPACE, place)
+
+    def _evict(self, key_hash: bytes, namespace_hash: int, place: int) -> None:
+        del self._index.shards[key_hash[0]][key_hash]
+        size = place_length(place)
+        self._index.count(namespace_hash, -1, -size)
+        self._counters.evicted_records += 1
+        self._counters.evicted_bytes += size
+
+    def _copy(self, victim: Segment, key_hash: bytes, place: int) -> bool:
+        """Writes a record again, into the current segment and under its old sequence number; False: no room, or bad."""
+        size = place_length(place)
+        target = self._pool.current
+        if target is None or not target.has_room(size):
+            target = self._pool.open_next()
+            if target is None:
+                return False
+        source_at = victim.origin + place_address(place) - victim.address
+        header = decode_record(victim.memory, source_at, victim.origin + victim.end, victim.seed)
+        if header is None or not self._reader.intact(victim, source_at, header):
+            self._counters.corrupt_records += 1
+            return False
+        at = target.origin + target.tail
+        encoded, check = encode_record(
+            header.namespace_hash,
+            header.key,
+            header.meta,
+            header.digest,
+            header.digest_kind,
+            header.value_bytes,
+            target.seed,
+        )
+        target.memory[at : at + len(encoded)] = encoded
+        payload_at = header.layout(self._pool.alignment)[0]
+        target.view[at + payload_at : at + size] = victim.view[source_at + payload_at : source_at + size]
+        committed = commit_check(check, header.sequence, RecordState.COMMITTED)
+        RECORD_COMMIT.pack_into(target.memory, at + RECORD_COMMIT_AT, header.sequence, committed)
+        target.memory[at + RECORD_STATE_AT] = RecordState.COMMITTED
+        target.entries += ENTRY.pack(
+            key_hash,
+            header.namespace_hash,
+            header.sequence,
+            target.tail >> UNIT_SHIFT,
+            size >> UNIT_SHIFT,
+            RecordState.COMMITTED,
+        )
+        self._index.shards[key_hash[0]][key_hash] = pack_place(target.address + target.tail, size)
+        target.tail += size
+        target.entry_count += 1
+        self._counters.reinserted_records += 1
+        self._counters.reinserted_bytes += size
+        return True

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The storage engine of a lane: segments on one drive. See ``base.py`` for the contract."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from memkv_core.errors import StorageError
+from memkv_server.engine.base import Namespace, ReadBatch, Reservation
+from memkv_server.engine.cleaner import Cleaner
+from memkv_server.engine.counters import Counters
+from memkv_server.engine.drive import Drive, FileDrive, MemoryDrive
+from memkv_server.engine.index import Index
+from memkv_server.engine.namespaces import NamespaceRegistry
+from memkv_server.engine.pool import Phase, SegmentPool
+from memkv_server.engine.reader import Reader
+from memkv_server.engine.recovery import recover
+from memkv_server.engine.reservation import PutReservation, Writer
+from memkv_server.engine.segment import SEGMENT_DATA_AT
+
+
+class SegmentEngine:
+    """``Engine`` over the segments of a drive. One thread calls it; only the drive's own thread runs beside it."""
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = drive
+        self._counters = Counters()
+        self._index = Index()
+        self._pool = SegmentPool(drive)
+        started = time.perf_counter()
+        recover(self._pool, self._index, self._counters)
+        self._counters.recovery_seconds = time.perf_counter() - started
+        self._namespaces = NamespaceRegistry(drive)
+        self._reader = Reader(self._pool, self._index, self._counters)
+        self._cleaner = Cleaner(self._pool, self._index, self._counters, self._reader)
+        self._writer = Writer(self._pool, self._index, self._counters, self._reader, self._cleaner)
+        self._closed = False
+
+    @classmethod
+    def open(cls, drive: Drive) -> SegmentEngine:
+        """Rebuilds the index from what the drive holds. The engine owns the drive, and closes it where this raises."""
+        try:
+            return cls(drive)
+        except BaseException:
+            drive.close()
+            raise
+
+    # -- namespaces --------------------------------------------------------------------------------------------------
+    def open_namespace(self, name: str, identity: bytes) -> Namespace | None:
+        """See ``Engine``."""
+        return self._namespaces.open(name, identity)
+
+    # -- puts and deletes --------------------------------------------------------------------------------------------
+    def reserve(
+        self,
+        namespace: Namespace,
+        keys: Sequence[bytes],
+        lengths: Sequence[int],
+        digests: Sequence[bytes],
+        digest_kind: int,
+        metas: Sequence[bytes] | None,
+    ) -> PutReservation:
+        """See ``Engine``. InvalidArgumentError for an unknown digest kind."""
+        return self._writer.reserve(namespace, keys, lengths, digests, digest_kind, metas)
+
+    def commit(self, reservation: Reservation) -> bytes:
+        """See ``Engine``."""
+        assert isinstance(reservation, PutReservation)
+        return self._writer.commit(reservation)
+
+    def abort(self, reservation: Reservation) -> None:
+        """See ``Engine``."""
+        assert isinstance(reservation, PutReservation)
+        if not self._closed:
+            self._writer.abort(reservation)
+
+    def delete(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
+        """See ``Engine``."""
+        return self._writer.delete(namespace, keys)
+
+    # -- reads -------------------------------------------------------------------------------------------------------
+    def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
+        """See ``Engine``."""
+        return self._reader.read(namespace, keys, capacities)
+
+    def release(self, batch: ReadBatch) -> None:
+        """See ``Engine``."""
+        self._reader.release(batch)
+
+    def exists(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
+        """See ``Engine``."""
+        return self._reader.exists(namespace, keys)
+
+    def lookup(self, namespace: Namespace, keys: Sequence[bytes]) -> int:
+        """See ``Engine``."""
+        return self._reader.lookup(namespace, keys)
+
+    def verify(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
+        """See ``Engine``."""
+        return self._reader.verify(namespace, keys)
+
+    # -- the rest ----------------------------------------------------------------------------------------------------
+    def tick(self) -> bool:
+        """See ``Engine``."""
+        return self._cleaner.tick()
+
+    def sync(self) -> None:
+        """Returns when everything put so far is on the medium. Raises StorageError."""
+        self._drive.sync()
+
+    def usage(self) -> Mapping[str, Any]:
+        """See ``Engine``."""
+        pool, index, counters, geometry = self._pool, self._index, self._counters, self._drive.geometry
+        phases = [segment.phase for segment in pool.segments]
+        used = sum(
+            segment.tail - SEGMENT_DATA_AT
+            for segment in pool.segments
+            if segment.phase in (Phase.OPEN, Phase.CLOSED, Phase.SEALED, Phase.CONDEMNED)
+        )
+        live = sum(usage[1] for usage in index.usage.values())
+        return {
+            "capacity_bytes": geometry.data_bytes,
+            "used_bytes": used,
+            "live_bytes": live,
+            "records": len(index),
+            "segments": {
+                "total": len(phases),
+                "free": phases.count(Phase.FREE),
+                "sealed": phases.count(Phase.SEALED),
+                "quarantined": phases.count(Phase.QUARANTINED),
+                "bytes": geometry.segment_bytes,
+            },
+            "user_bytes": counters.user_bytes,
+            "evicted_segments": counters.evicted_segments,
+            "evicted_records": counters.evicted_records,
+            "evicted_bytes": counters.evicted_bytes,
+            "reinserted_records": counters.reinserted_records,
+            "reinserted_bytes": counters.reinserted_bytes,
+            "corrupt_records": counters.corrupt_records,
+            "recovery_seconds": counters.recovery_seconds,
+            "index_bytes": index.memory_bytes,
+            "drives": [
+                {
+                    "path": self._drive.path,
+                    "mode": self._drive.mode,
+                    "state": "online" if self._drive.failure is None else "read-only",
+                    "failure": self._drive.failure,
+                    "capacity_bytes": geometry.store_bytes,
+                    "used_bytes": used,
+                }
+            ],
+            "namespaces": [self._namespace_usage(namespace) for namespace in self._namespaces],
+        }
+
+    def _namespace_usage(self, namespace: Namespace) -> dict[str, Any]:
+        records, size = self._index.usage.get(namespace.hash, (0, 0))
+        return {
+            "name": namespace.name,
+            "identity_digest": namespace.identity_digest.hex(),
+            "records": records,
+            "bytes": size,
+        }
+
+    def close(self) -> None:
+        """Syncs and gives the memory back. Idempotent. An open segment stays open: the next start scans it."""
+        if self._closed:
+            return
+        self._closed = True
+        self._drive.close()
+
+
+def open_engine(
+    mode: Literal["file", "memory"],
+    path: str | os.PathLike[str] | None = None,
+    capacity_bytes: int = 0,
+    segment_bytes: int | None = None,
+) -> SegmentEngine:
+    """An engine on a folder (``mode="file"``) or in memory. Raises StorageError naming the folder and the remedy."""
+    if mode == "memory":
+        return SegmentEngine.open(MemoryDrive.open(capacity_bytes, segment_bytes))
+    if mode != "file":
+        raise StorageError(f"storage mode {mode!r} is unknown", remedy="use file or memory")
+    if path is None:
+        raise StorageError("mode file needs a folder", remedy="name one with the path of the drive")
+    return SegmentEngine.open(FileDrive.open(path, capacity_bytes, segment_bytes))

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every bound of the storage engine, in one place. Sizes end in ``_BYTES``, times in ``_S``, counts in ``_MAX``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from memkv_core.limits import KIB, MIB
+
+# Segments: the unit of eviction. A value never spans two, so a segment bounds the longest value.
+SEGMENT_BYTES_MIN: Final = 64 * KIB  # what may be asked for; tests use it to turn a whole store over in milliseconds
+SEGMENT_BYTES_MAX: Final = 1024 * MIB
+SEGMENT_BYTES_DEFAULT_MIN: Final = 4 * MIB
+SEGMENT_BYTES_DEFAULT_MAX: Final = 256 * MIB
+SEGMENT_COUNT_WANTED: Final = 16  # the default size is the largest power of two that still gives so many
+SEGMENT_COUNT_MIN: Final = 4  # one being written, one kept free, and something left to serve from
+
+# A lane's drive is addressed in units of 64 bytes with 40 bits.
+DRIVE_BYTES_MAX: Final = 64 << 40
+
+# The registry of namespaces: a durable log of its own, sized with the drive.
+REGISTRY_BYTES_MIN: Final = 64 * KIB
+REGISTRY_BYTES_MAX: Final = 16 * MIB
+REGISTRY_SHARE: Final = 256  # one byte of registry for so many bytes of capacity
+NAMESPACE_COUNT_MAX: Final = 65_536
+
+# Eviction. Survivors copied forward are at most this share of what users wrote: write amplification <= 1.25.
+REINSERT_SHARE_MAX: Final = 0.25
+FREE_SEGMENTS_AHEAD: Final = 1
+CLEAN_SLICE_RECORDS: Final = 128  # entries looked at between two looks at the clock
+COPY_SLICE_BYTES: Final = 512 * KIB  # bytes copied forward between two looks at the clock
+TICK_BUDGET_S: Final = 0.000_3
+
+# Durability "relaxed": dirty pages are on their way to the drive at most this long after a put.
+SYNC_INTERVAL_S: Final = 1.0

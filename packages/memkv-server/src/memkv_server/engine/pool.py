@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The segments of a drive and the phases they go through.
+
+::
+
+    FREE --open--> OPEN --full--> CLOSED --last writer done--> SEALED --evicted--> FREE
+                                    |                            |
+                                    +----- evicted while written or pinned ----> CONDEMNED --last one gone--> FREE
+    QUARANTINED: found damaged at start; neither read nor written
+
+**Segments are given up strictly oldest first**, and everything about deletes and replacements rests on that. A
+tombstone, or a newer value, lies in a younger segment than what it hides. So when the tombstone's segment is given
+up, no older record of that key is left on the drive to come back after a restart, and the tombstone need not be kept.
+That is also why a segment that a reader still pins is *condemned* rather than passed over: it is marked FREE on the
+drive at once, which ends the life of its records, and only its memory lives on until the last pin is gone. And every
+segment header says which segment was the oldest when it was opened: after a power loss that undid a FREE mark, the
+younger headers still know better.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from enum import IntEnum
+
+from memkv_server.engine.drive import Drive
+from memkv_server.engine.segment import (
+    ENTRY_BYTES,
+    SEGMENT_DATA_AT,
+    SEGMENT_HEADER,
+    SEGMENT_STATE_AT,
+    TRAILER_BYTES,
+    UNIT_SHIFT,
+    SegmentState,
+    decode_footer,
+    encode_segment_header,
+    encode_trailer,
+    segment_seed,
+)
+
+
+class Phase(IntEnum):
+    """Where a segment is in its life; see the module."""
+
+    FREE = 0
+    OPEN = 1
+    CLOSED = 2
+    SEALED = 3
+    CONDEMNED = 4
+    QUARANTINED = 5
+
+
+class Segment:
+    """One segment. ``tail`` counts from its first byte; ``origin + tail`` is a place in ``memory``."""
+
+    __slots__ = (
+        "address",
+        "end",
+        "entries",
+        "entry_count",
+        "memory",
+        "origin",
+        "phase",
+        "pins",
+        "seed",
+        "sequence",
+        "slot",
+        "tail",
+        "view",
+        "writers",
+    )
+
+    def __init__(self, slot: int, drive: Drive) -> None:
+        self.slot = slot
+        self.memory, self.view, self.origin = drive.window(slot)
+        self.address = slot * drive.geometry.segment_bytes  # on the drive
+        self.end = drive.geometry.segment_bytes
+        self.phase = Phase.FREE
+        self.sequence = 0
+        self.seed = 0
+        self.tail = SEGMENT_DATA_AT
+        self.entry_count = 0  # records that may yet want an entry in the footer
+        self.entries = bytearray()  # of committed records and tombstones, until the segment is sealed
+        self.pins = 0  # read batches being sent
+        self.writers = 0  # reservations being received
+
+    def has_room(self, size: int) -> bool:
+        """Whether a record of so many bytes, and its footer entry, fit."""
+        return self.tail + size + (self.entry_count + 1) * ENTRY_BYTES + TRAILER_BYTES <= self.end
+
+    def footer_entries(self) -> bytes:
+        """The entries: of a sealed segment from its footer, which is empty if it was damaged since."""
+        if self.phase != Phase.SEALED:
+            return bytes(self.entries)
+        footer = decode_footer(self.memory, self.origin, self.origin + self.end, self.sequence, self.seed)
+        return footer[0] if footer is not None else b""
+
+
+class SegmentPool:
+    """All segments of a drive, by phase. Pure bookkeeping and a few bytes of header and footer."""
+
+    def __init__(self, drive: Drive) -> None:
+        self.drive = drive
+        geometry = drive.geometry
+        self.alignment = geometry.alignment
+        self.segment_bytes = geometry.segment_bytes
+        self.segment_shift = geometry.segment_bytes.bit_length() - 1
+        self.segments = [Segment(slot, drive) for slot in range(geometry.segment_count)]
+        self.free: deque[Segment] = deque()
+        self.closed: deque[Segment] = deque()  # CLOSED and SEALED, oldest first
+        self.current: Segment | None = None
+        self.sequence = 0  # of the newest segment
+        self.record_sequence = 0  # of the newest committed record
+
+    @property
+    def record_bytes_max(self) -> int:
+        """The longest record that an empty segment holds."""
+        return self.segment_bytes - SEGMENT_DATA_AT - TRAILER_BYTES - ENTRY_BYTES
+
+    def open_next(self) -> Segment | None:
+        """Closes the current segment and opens a free one; None, and nothing is changed, where none is free."""
+        if not self.free:
+            return None
+        if self.current is not None:
+            self._close(self.current)
+        segment = self.free.popleft()
+        self.sequence += 1
+        oldest = self.closed[0].sequence if self.closed else self.sequence
+        header = encode_segment_header(self.sequence, oldest, int(time.time()), self.drive.geometry.uuid)
+        at = segment.origin
+        segment.memory[at : at + SEGMENT_HEADER.size] = header
+        segment.memory[at + SEGMENT_STATE_AT] = SegmentState.OPEN
+        segment.phase = Phase.OPEN
+        segment.sequence = self.sequence
+        segment.seed = segment_seed(self.drive.geometry.uuid, self.sequence)
+        segment.tail = SEGMENT_DATA_AT
+        segment.entry_count = 0
+        segment.entries = bytearray()
+        self.current = segment
+        return segment
+
+    def _close(self, segment: Segment) -> None:
+        segment.phase = Phase.CLOSED
+        self.closed.append(segment)
+        if segment.writers == 0:
+            self.seal(segment)
+
+    def seal(self, segment: Segment) -> None:
+        """Writes the footer. The state comes last: until then a start would scan the segment."""
+        entries = segment.entries
+        end = segment.origin + segment.end
+        trailer_at = end - TRAILER_BYTES
+        segment.memory[trailer_at - len(entries) : trailer_at] = entries
+        segment.memory[trailer_at:end] = encode_trailer(
+            segment.sequence, segment.tail >> UNIT_SHIFT, entries, segment.seed
+        )
+        segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.SEALED
+        segment.phase = Phase.SEALED
+        segment.entries = bytearray()
+        self.drive.written()
+
+    def evictable(self) -> bool:
+        """Whether giving up segments, oldest first, will sooner or later free one."""
+        return any(segment.pins == 0 and segment.writers == 0 for segment in self.closed)
+
+    def give_up(self, segment: Segment) -> None:
+        """Ends the life of the oldest segment's records; the caller has taken them out of the index."""
+        oldest = self.closed.popleft()
+        assert oldest is segment
+        segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
+        segment.entries = bytearray()
+        segment.phase = Phase.CONDEMNED
+        self.drive.written()
+        self._free_if_unused(segment)
+
+    def unpin(self, segment: Segment) -> None:
+        """A read batch is done with the segment."""
+        segment.pins -= 1
+        assert segment.pins >= 0
+        self._free_if_unused(segment)
+
+    def done_writing(self, segment: Segment) -> None:
+        """A reservation is done with the segment."""
+        segment.writers -= 1
+        assert segment.writers >= 0
+        if segment.writers == 0 and segment.phase == Phase.CLOSED:
+            self.seal(segment)
+        self._free_if_unused(segment)
+
+    def _free_if_unused(self, segment: Segment) -> None:
+        if segment.phase == Phase.CONDEMNED and segment.pins == 0 and segment.writers == 0:
+            segment.phase = Phase.FREE
+            self.free.append(segment)

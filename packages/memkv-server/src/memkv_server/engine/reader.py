@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way out: finding values, checking that they are what was asked for, pinning them while they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memkv_server.engine.base import Namespace, ReadBatch, Status
+from memkv_server.engine.counters import Counters
+from memkv_server.engine.index import ADDRESS_MASK, READS_BITS, READS_MASK, Index, place_address, place_length
+from memkv_server.engine.pool import Segment, SegmentPool
+from memkv_server.engine.segment import (
+    DIGESTS,
+    RECORD_BODY_AT,
+    RECORD_HEADER,
+    RECORD_HEADER_BYTES,
+    RECORD_MAGIC,
+    UNIT_SHIFT,
+    RecordHeader,
+    RecordState,
+    decode_record,
+    hash_key,
+    xxh3_64,
+)
+
+_NO_DIGEST = bytes(16)
+
+
+class Reader:
+    """Reads of one engine. A record is believed only after its header's checksum, namespace and full key agree."""
+
+    def __init__(self, pool: SegmentPool, index: Index, counters: Counters) -> None:
+        self._pool = pool
+        self._index = index
+        self._counters = counters
+
+    def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
+        """See ``Engine.read``. The digest of the payload is the client's to check: here it is not touched."""
+        count = len(keys)
+        batch = ReadBatch(
+            bytearray(count), [0] * count, [_NO_DIGEST] * count, bytearray(count), [b""] * count, [None] * count
+        )
+        shards, shift, segments = self._index.shards, self._pool.segment_shift, self._pool.segments
+        mask = self._pool.alignment - 1
+        pinned: dict[int, Segment] = {}
+        for position, key in enumerate(keys):
+            key_hash = hash_key(key, namespace.hash)
+            shard = shards[key_hash[0]]
+            place = shard.get(key_hash)
+            if place is None:
+                continue
+            address = (place >> READS_BITS & ADDRESS_MASK) << UNIT_SHIFT
+            segment = segments[address >> shift]
+            memory = segment.memory
+            at = segment.origin + address - segment.address
+            magic, state, _, _, check, namespace_hash, digest, size, meta_bytes, key_bytes, kind = (
+                RECORD_HEADER.unpack_from(memory, at)
+            )
+            meta_at = RECORD_HEADER_BYTES + key_bytes
+            body = memory[at + RECORD_BODY_AT : at + meta_at + meta_bytes]
+            if magic != RECORD_MAGIC or state != RecordState.COMMITTED or xxh3_64(body, segment.seed) != check:
+                self.drop_corrupt(namespace.hash, key_hash, place)
+                continue
+            key_end = meta_at - RECORD_BODY_AT
+            if body[key_end - key_bytes : key_end] != key or namespace_hash != namespace.hash:
+                continue  # another key with the same 128-bit hash
+            if size > capacities[position]:
+                batch.statuses[position] = Status.TOO_LONG
+                batch.lengths[position] = size
+                continue
+            payload_at = at + ((meta_at + meta_bytes + mask) & ~mask)
+            batch.views[position] = segment.view[payload_at : payload_at + size]
+            batch.statuses[position] = Status.HIT
+            batch.lengths[position] = size
+            batch.digests[position] = digest
+            batch.digest_kinds[position] = kind
+            if meta_bytes:
+                batch.metas[position] = body[key_end:]
+            if place & READS_MASK != READS_MASK:
+                shard[key_hash] = place + 1
+            pinned[segment.slot] = segment
+        for segment in pinned.values():
+            segment.pins += 1
+        batch.pins.extend(pinned.values())
+        return batch
+
+    def release(self, batch: ReadBatch) -> None:
+        """Unpins; a second call finds nothing to unpin."""
+        segments, batch.pins = batch.pins, []
+        for segment in segments:
+            self._pool.unpin(segment)
+
+    def exists(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
+        """See ``Engine.exists``; from the index alone."""
+        shards, seed = self._index.shards, namespace.hash
+        return bytes([(key_hash := hash_key(key, seed)) in shards[key_hash[0]] for key in keys])
+
+    def lookup(self, namespace: Namespace, keys: Sequence[bytes]) -> int:
+        """See ``Engine.lookup``; from the index alone."""
+        shards, seed = self._index.shards, namespace.hash
+        for position, key in enumerate(keys):
+            key_hash = hash_key(key, seed)
+            if key_hash not in shards[key_hash[0]]:
+                return position
+        return len(keys)
+
+    def locate(self, namespace: Namespace, key: bytes) -> tuple[bytes, int, Segment, int, RecordHeader] | None:
+        """Key hash, place, segment, position in its memory and header of the record under ``key``; None: a miss."""
+        key_hash = hash_key(key, namespace.hash)
+        place = self._index.get(key_hash)
+        if place is None:
+            return None
+        address = place_address(place)
+        segment = self._pool.segments[address >> self._pool.segment_shift]
+        at = segment.origin + address - segment.address
+        header = decode_record(segment.memory, at, segment.origin + segment.end, segment.seed)
+        if header is None or header.state != RecordState.COMMITTED:
+            self.drop_corrupt(namespace.hash, key_hash, place)
+            return None
+        if header.key != key or header.namespace_hash != namespace.hash:
+            return None
+        return key_hash, place, segment, at, header
+
+    def verify(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
+        """See ``Engine.verify``."""
+        return bytes([self._verify(namespace, key) for key in keys])
+
+    def is_present(
+        self, namespace: Namespace, key: bytes, length: int, digest: bytes, digest_kind: int, meta: bytes
+    ) -> bool:
+        """Whether exactly this value is stored, its bytes read again; what does not match its digest is dropped."""
+        found = self.locate(namespace, key)
+        if found is None:
+            return False
+        key_hash, place, segment, at, header = found
+        if (header.value_bytes, header.digest, header.digest_kind, header.meta) != (length, digest, digest_kind, meta):
+            return False
+        if not self.intact(segment, at, header):
+            self.drop_corrupt(namespace.hash, key_hash, place)
+            return False
+        if place & READS_MASK != READS_MASK:
+            self._index.shards[key_hash[0]][key_hash] = place + 1
+        return True
+
+    def intact(self, segment: Segment, at: int, header: RecordHeader) -> bool:
+        """Whether the payload matches the digest in its header."""
+        payload_at = at + header.layout(self._pool.alignment)[0]
+        digest = DIGESTS.get(header.digest_kind)
+        return (
+            digest is not None and digest(segment.view[payload_at : payload_at + header.value_bytes]) == header.digest
+        )
+
+    def drop_corrupt(self, namespace_hash: int, key_hash: bytes, place: int) -> None:
+        """Takes a record that failed a check out of the index; its next put stores it anew."""
+        del self._index.shards[key_hash[0]][key_hash]
+        self._index.count(namespace_hash, -1, -place_length(place))
+        self._counters.corrupt_records += 1
+
+    def _verify(self, namespace: Namespace, key: bytes) -> Status:
+        before = self._counters.corrupt_records
+        found = self.locate(namespace, key)
+        if found is None:
+            return Status.MISS if self._counters.corrupt_records == before else Status.BAD_DIGEST
+        key_hash, place, segment, at, header = found
+        if self.intact(segment, at, header):
+            return Status.HIT
+        self.drop_corrupt(namespace.hash, key_hash, place)
+        return Status.BAD_DIGEST

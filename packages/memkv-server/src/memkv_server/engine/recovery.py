@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a start does with the segments it finds: index the sealed ones, scan the rest, set the damaged ones aside.
+
+A sealed segment is indexed from its footer, with numpy: its payloads are not read. A segment without a valid footer
+(the open one, or one whose footer was damaged) is scanned from record to record, and every payload is checked
+against its digest. Where the chain of records breaks, the scan goes on at the next valid header of the same life.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from memkv_server.engine.counters import Counters
+from memkv_server.engine.index import LENGTH_SHIFT, READS_BITS, Index
+from memkv_server.engine.pool import Phase, Segment, SegmentPool
+from memkv_server.engine.segment import (
+    DIGESTS,
+    ENTRY,
+    ENTRY_BYTES,
+    ENTRY_DTYPE,
+    RECORD_HEADER_BYTES,
+    RECORD_MAGIC,
+    SEGMENT_DATA_AT,
+    SEGMENT_STATE_AT,
+    TRAILER_BYTES,
+    UNIT_BYTES,
+    UNIT_SHIFT,
+    RecordHeader,
+    RecordState,
+    SegmentHeader,
+    SegmentState,
+    decode_footer,
+    decode_record,
+    decode_segment_header,
+    hash_key,
+    segment_seed,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a scan of one segment found. ``tail`` is where the chain of records ends, from the segment's start."""
+
+    entries: bytearray = field(default_factory=bytearray)
+    tail: int = SEGMENT_DATA_AT
+    torn: bool = False  # something committed stands behind a gap: the segment must not be written to again
+    corrupt_records: int = 0
+
+
+def scan_segment(segment: Segment, alignment: int) -> Scan:
+    """Reads a segment record by record, and its payloads."""
+    scan = Scan()
+    limit = segment.end - TRAILER_BYTES
+    at: int | None = SEGMENT_DATA_AT
+    while at is not None:
+        header = _record_at(segment, at)
+        size = header.layout(alignment)[1] if header is not None else 0
+        if header is None or at + size > limit:
+            at = _next_committed(segment, at + UNIT_BYTES, limit)
+            scan.torn = scan.torn or at is not None
+            continue
+        _take(scan, segment, at, size, header, alignment)
+        at += size
+        scan.tail = at
+    return scan
+
+
+def _record_at(segment: Segment, at: int) -> RecordHeader | None:
+    return decode_record(segment.memory, segment.origin + at, segment.origin + segment.end, segment.seed)
+
+
+def _take(scan: Scan, segment: Segment, at: int, size: int, header: RecordHeader, alignment: int) -> None:
+    if header.state == RecordState.RESERVED:
+        return
+    if not header.committed:
+        scan.corrupt_records += 1
+        return
+    state = header.state
+    if state == RecordState.COMMITTED:
+        payload_at = segment.origin + at + header.layout(alignment)[0]
+        digest = DIGESTS.get(header.digest_kind)
+        if digest is None or digest(segment.view[payload_at : payload_at + header.value_bytes]) != header.digest:
+            # It is gone, and what it replaced must not come back in its place.
+            scan.corrupt_records += 1
+            state = RecordState.TOMBSTONE
+    scan.entries += ENTRY.pack(
+        hash_key(header.key, header.namespace_hash),
+        header.namespace_hash,
+        header.sequence,
+        at >> UNIT_SHIFT,
+        size >> UNIT_SHIFT,
+        state,
+    )
+
+
+def _next_committed(segment: Segment, start: int, limit: int) -> int | None:
+    """The next place from ``start`` on where a valid, committed header of this life stands."""
+    if start + RECORD_HEADER_BYTES > limit:
+        return None
+    words = np.frombuffer(segment.view[segment.origin + start : segment.origin + limit], dtype="<u4")
+    for unit in np.flatnonzero(words[:: UNIT_BYTES // 4] == RECORD_MAGIC).tolist():
+        at: int = start + unit * UNIT_BYTES
+        header = _record_at(segment, at)
+        if header is not None and header.committed:
+            return at
+    return None
+
+
+def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
+    """Sorts every segment of a freshly opened drive into its phase and fills the index."""
+    found = _read_headers(pool)
+    oldest = max((header.oldest_sequence for _, header in found), default=0)
+    tables: list[tuple[Segment, npt.NDArray[np.void]]] = []
+    for segment, header in found:
+        if header.sequence < oldest:
+            # Given up before a younger one was opened; a power loss undid the mark.
+            segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
+            pool.free.append(segment)
+            continue
+        entries = _load(pool, segment, header, segment is found[-1][0], counters)
+        if entries:
+            tables.append((segment, np.frombuffer(entries, dtype=ENTRY_DTYPE)))
+    pool.sequence = max((header.sequence for _, header in found), default=0)
+    if tables:
+        pool.record_sequence = max(int(table["sequence"].max()) for _, table in tables)
+        _fill(index, tables)
+
+
+def _read_headers(pool: SegmentPool) -> list[tuple[Segment, SegmentHeader]]:
+    """The segments that hold records, oldest first; the others are sorted into free and quarantined."""
+    uuid = pool.drive.geometry.uuid
+    by_sequence: dict[int, tuple[Segment, SegmentHeader]] = {}
+    for segment in pool.segments:
+        header = decode_segment_header(segment.memory, segment.origin, uuid)
+        if header is None or header.sequence in by_sequence:
+            _quarantine(pool, segment, "its header is damaged")
+        elif header.state in (SegmentState.FREE, SegmentState.NEVER_USED):
+            pool.free.append(segment)
+        else:
+            segment.sequence = header.sequence
+            segment.seed = segment_seed(uuid, header.sequence)
+            by_sequence[header.sequence] = segment, header
+    return [by_sequence[sequence] for sequence in sorted(by_sequence)]
+
+
+def _quarantine(pool: SegmentPool, segment: Segment, reason: str) -> None:
+    segment.phase = Phase.QUARANTINED
+    logger.warning(
+        "%s: segment %d at offset %d is set aside: %s; the rest is served",
+        pool.drive.path or "memory",
+        segment.slot,
+        segment.address,
+        reason,
+    )
+
+
+def _load(
+    pool: SegmentPool, segment: Segment, header: SegmentHeader, youngest: bool, counters: Counters
+) -> bytes | bytearray:
+    """The entries of a segment, which is made the current one, sealed, or quarantined on the way."""
+    if header.state == SegmentState.SEALED:
+        start, end = segment.origin, segment.origin + segment.end
+        footer = decode_footer(segment.memory, start, end, segment.sequence, segment.seed)
+        if footer is not None:
+            segment.phase = Phase.SEALED
+            segment.tail = footer[1] << UNIT_SHIFT
+            pool.closed.append(segment)
+            return footer[0]
+    scan = scan_segment(segment, pool.alignment)
+    counters.corrupt_records += scan.corrupt_records
+    if header.state == SegmentState.SEALED and not scan.entries:
+        _quarantine(pool, segment, "its footer is damaged, and no record in it is whole")
+        return b""
+    segment.tail = scan.tail
+    segment.entries = scan.entries
+    segment.entry_count = len(scan.entries) // ENTRY_BYTES
+    if youngest and header.state == SegmentState.OPEN and not scan.torn:
+        segment.phase = Phase.OPEN
+        pool.current = segment
+    else:
+        pool.closed.append(segment)
+        pool.seal(segment)
+    return scan.entries
+
+
+def _fill(index: Index, tables: list[tuple[Segment, npt.NDArray[np.void]]]) -> None:
+    """Of each key the newest record counts: the highest sequence number, and of its copies the youngest."""
+    table = np.concatenate([entries for _, entries in tables])
+    counts = [len(entries) for _, entries in tables]
+    base_units = np.repeat(np.array([segment.address >> UNIT_SHIFT for segment, _ in tables], dtype=np.uint64), counts)
+    age = np.repeat(np.arange(len(tables), dtype=np.uint32), counts)
+    halves = np.ascontiguousarray(table["key_hash"]).view(">u8").reshape(-1, 2)
+    high, low = halves[:, 0].astype(np.uint64), halves[:, 1].astype(np.uint64)
+    order = np.lexsort((age, table["sequence"], low, high))
+    high, low = high[order], low[order]
+    newest = np.ones(len(order), dtype=bool)
+    newest[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    chosen = order[newest & (table["state"][order] == RecordState.COMMITTED)]
+    table, base_units = table[chosen], base_units[chosen]
+    lengths = table["length"].astype(np.uint64)
+    addresses = base_units + table["offset"]
+    places = (lengths << np.uint64(LENGTH_SHIFT)) | (addresses << np.uint64(READS_BITS))
+    index.load(np.ascontiguousarray(table["key_hash"]), places)
+    for namespace_hash in np.unique(table["namespace_hash"]).tolist():
+        own = lengths[table["namespace_hash"] == namespace_hash]
+        index.count(namespace_hash, len(own), int(own.sum()) << UNIT_SHIFT)

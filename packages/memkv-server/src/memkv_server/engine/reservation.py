@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The way in: space for a batch of values, and their publication. A few microseconds a record, digests apart."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from memkv_core.errors import InvalidArgumentError
+from memkv_server.engine.base import Namespace, Status
+from memkv_server.engine.cleaner import Cleaner
+from memkv_server.engine.counters import Counters
+from memkv_server.engine.index import LENGTH_SHIFT, READS_BITS, Index, place_length
+from memkv_server.engine.pool import Phase, Segment, SegmentPool
+from memkv_server.engine.reader import Reader
+from memkv_server.engine.segment import (
+    DIGESTS,
+    ENTRY,
+    ENTRY_BYTES,
+    MASK64,
+    RECORD_BODY,
+    RECORD_COMMIT,
+    RECORD_COMMIT_AT,
+    RECORD_FRONT,
+    RECORD_HEADER_BYTES,
+    RECORD_MAGIC,
+    RECORD_STATE_AT,
+    SEQUENCE_FACTOR,
+    STATE_FACTOR,
+    TRAILER_BYTES,
+    UNIT_SHIFT,
+    RecordState,
+    commit_check,
+    encode_record,
+    hash_key,
+    record_layout,
+    xxh3_64,
+)
+
+
+class PutReservation:
+    """Space taken for one put batch; see ``Reservation``. ``statuses[i]`` is final where ``extents[i]`` is None."""
+
+    __slots__ = ("digest_kind", "digests", "extents", "namespace", "records", "runs", "statuses")
+
+    def __init__(self, namespace: Namespace, digests: Sequence[bytes], digest_kind: int, count: int) -> None:
+        self.namespace = namespace
+        self.digests = digests
+        self.digest_kind = digest_kind
+        self.extents: list[memoryview | None] = [None] * count
+        self.statuses = bytearray(count)
+        # position in the batch, key hash, segment, offset in the segment, record bytes, header check
+        self.records: list[tuple[int, bytes, Segment, int, int, int]] = []
+        # the segments it writes to, with the tail and the entry count that each had before
+        self.runs: list[tuple[Segment, int, int]] = []
+
+
+class Writer:
+    """Puts and deletes of one engine."""
+
+    def __init__(self, pool: SegmentPool, index: Index, counters: Counters, reader: Reader, cleaner: Cleaner) -> None:
+        self._pool = pool
+        self._index = index
+        self._counters = counters
+        self._reader = reader
+        self._cleaner = cleaner
+
+    def reserve(
+        self,
+        namespace: Namespace,
+        keys: Sequence[bytes],
+        lengths: Sequence[int],
+        digests: Sequence[bytes],
+        digest_kind: int,
+        metas: Sequence[bytes] | None,
+    ) -> PutReservation:
+        """See ``Engine.reserve``."""
+        if digest_kind not in DIGESTS:
+            raise InvalidArgumentError(f"digest kind {digest_kind} is unknown")
+        reservation = PutReservation(namespace, digests, digest_kind, len(keys))
+        if self._pool.drive.failure is not None:
+            reservation.statuses = bytearray([Status.READ_ONLY]) * len(keys)
+            return reservation
+        shards, seed = self._index.shards, namespace.hash
+        repeated: Collection[bytes] = () if len(set(keys)) == len(keys) else _repeated(keys)
+        meta = b""
+        for position, key in enumerate(keys):
+            key_hash = hash_key(key, seed)
+            if metas is not None:
+                meta = metas[position]
+            if (
+                key_hash in shards[key_hash[0]]
+                and key not in repeated  # which of them is stored at the end is not known yet
+                and self._reader.is_present(namespace, key, lengths[position], digests[position], digest_kind, meta)
+            ):
+                reservation.statuses[position] = Status.PRESENT
+                continue
+            self._place(reservation, position, key, key_hash, meta, lengths[position])
+        self._cleaner.keep_pace()
+        return reservation
+
+    def _place(
+        self, reservation: PutReservation, position: int, key: bytes, key_hash: bytes, meta: bytes, length: int
+    ) -> None:
+        """Writes the header of a reserved record and hands out the memory of its payload."""
+        pool = self._pool
+        mask = pool.alignment - 1
+        payload_at = (RECORD_HEADER_BYTES + len(key) + len(meta) + mask) & ~mask
+        size = payload_at + ((length + mask) & ~mask)
+        segment = pool.current
+        if (
+            segment is None
+            or segment.tail + size + segment.entry_count * ENTRY_BYTES + (ENTRY_BYTES + TRAILER_BYTES) > segment.end
+        ):
+            if size > pool.record_bytes_max:
+                reservation.statuses[position] = Status.TOO_LONG
+                return
+            segment = self._next_segment(size)
+            if segment is None:
+                reservation.statuses[position] = Status.NO_SPACE
+                return
+        runs = reservation.runs
+        if not runs or runs[-1][0] is not segment:
+            runs.append((segment, segment.tail, segment.entry_count))
+            segment.writers += 1
+        digest = reservation.digests[position]
+        offset = segment.tail
+        at = segment.origin + offset
+        # As segment.encode_record, without the call: these lines run for every value.
+        body = RECORD_BODY.pack(
+            reservation.namespace.hash, digest, length, len(meta), len(key), reservation.digest_kind
+        )
+        body += key + meta
+        check = xxh3_64(body, segment.seed)
+        header = RECORD_FRONT.pack(RECORD_MAGIC, RecordState.RESERVED, 0, 0, check) + body
+        segment.memory[at : at + len(header)] = header
+        segment.tail = offset + size
+        segment.entry_count += 1
+        reservation.extents[position] = segment.view[at + payload_at : at + payload_at + length]
+        reservation.records.append((position, key_hash, segment, offset, size, check))
+
+    def _next_segment(self, size: int) -> Segment | None:
+        segment = self._pool.open_next()
+        if segment is None and self._cleaner.reclaim():
+            # What was copied forward may have taken the last free segment, and then left room in it.
+            current = self._pool.current
+            segment = current if current is not None and current.has_room(size) else self._pool.open_next()
+        return segment
+
+    def commit(self, reservation: PutReservation) -> bytes:
+        """See ``Engine.commit``."""
+        pool, statuses, extents = self._pool, reservation.statuses, reservation.extents
+        if pool.drive.failure is not None:
+            for record in reservation.records:
+                statuses[record[0]] = Status.READ_ONLY
+            self.abort(reservation)
+            return bytes(statuses)
+        digest_of, digests = DIGESTS[reservation.digest_kind], reservation.digests
+        shards, namespace_hash = self._index.shards, reservation.namespace.hash
+        sequence = pool.record_sequence
+        new_records = new_bytes = 0
+        for position, key_hash, segment, offset, size, check in reservation.records:
+            extent = extents[position]
+            if extent is None or segment.phase == Phase.CONDEMNED:
+                statuses[position] = Status.NO_SPACE  # given up while the payload was under way
+                continue
+            if digest_of(extent) != digests[position]:
+                statuses[position] = Status.BAD_DIGEST
+                continue
+            sequence += 1
+            at = segment.origin + offset
+            committed = (check + sequence * SEQUENCE_FACTOR + _COMMITTED_TERM) & MASK64  # segment.commit_check
+            RECORD_COMMIT.pack_into(segment.memory, at + RECORD_COMMIT_AT, sequence, committed)
+            segment.memory[at + RECORD_STATE_AT] = _COMMITTED
+            units = size >> UNIT_SHIFT
+            segment.entries += ENTRY.pack(key_hash, namespace_hash, sequence, offset >> UNIT_SHIFT, units, _COMMITTED)
+            shard = shards[key_hash[0]]
+            old = shard.get(key_hash)
+            shard[key_hash] = units << LENGTH_SHIFT | (segment.address + offset) >> UNIT_SHIFT << READS_BITS
+            new_bytes += size
+            if old is None:
+                new_records += 1
+            else:
+                new_bytes -= place_length(old)
+            self._counters.user_bytes += size
+            statuses[position] = Status.HIT
+        pool.record_sequence = sequence
+        self._index.count(namespace_hash, new_records, new_bytes)
+        self._finish(reservation)
+        return bytes(statuses)
+
+    def abort(self, reservation: PutReservation) -> None:
+        """See ``Engine.abort``. What is still the end of its segment is given back to it."""
+        for segment, tail, entry_count in reservation.runs:
+            own = [record for record in reservation.records if record[2] is segment]
+            if (
+                segment.phase == Phase.OPEN
+                and own
+                and segment.tail == own[-1][3] + own[-1][4] == tail + sum(record[4] for record in own)
+            ):
+                # The headers of reserved records that stay behind it mislead no scan: nothing there was committed.
+                segment.tail, segment.entry_count = tail, entry_count
+        self._finish(reservation)
+
+    def _finish(self, reservation: PutReservation) -> None:
+        runs, reservation.runs, reservation.records = reservation.runs, [], []
+        for segment, _, _ in runs:
+            self._pool.done_writing(segment)
+        if runs:
+            self._pool.drive.written()
+
+    def delete(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
+        """See ``Engine.delete``. READ_ONLY on a failed drive, NO_SPACE where not even a tombstone fits."""
+        if self._pool.drive.failure is not None:
+            return bytes([Status.READ_ONLY]) * len(keys)
+        statuses = bytes([self._delete(namespace, key) for key in keys])
+        self._pool.drive.written()
+        self._cleaner.keep_pace()
+        return statuses
+
+    def _delete(self, namespace: Namespace, key: bytes) -> Status:
+        if self._reader.locate(namespace, key) is None:
+            return Status.MISS
+        pool = self._pool
+        size = record_layout(len(key), 0, 0, pool.alignment)[1]
+        segment = pool.current
+        if segment is None or not segment.has_room(size):
+            segment = self._next_segment(size)
+            if segment is None:
+                return Status.NO_SPACE
+        key_hash = hash_key(key, namespace.hash)
+        place = self._index.shards[key_hash[0]].pop(key_hash, None)
+        if place is None:
+            return Status.MISS  # its segment was given up to make room for the tombstone
+        at = segment.origin + segment.tail
+        header, check = encode_record(namespace.hash, key, b"", bytes(16), 0, 0, segment.seed)
+        pool.record_sequence += 1
+        sequence = pool.record_sequence
+        segment.memory[at : at + len(header)] = header
+        committed = commit_check(check, sequence, RecordState.TOMBSTONE)
+        RECORD_COMMIT.pack_into(segment.memory, at + RECORD_COMMIT_AT, sequence, committed)
+        segment.memory[at + RECORD_STATE_AT] = RecordState.TOMBSTONE
+        segment.entries += ENTRY.pack(
+            key_hash,
+            namespace.hash,
+            sequence,
+            segment.tail >> UNIT_SHIFT,
+            size >> UNIT_SHIFT,
+            RecordState.TOMBSTONE,
+        )
+        segment.tail += size
+        segment.entry_count += 1
+        self._index.count(namespace.hash, -1, -place_length(place))
+        return Status.HIT
+
+
+_COMMITTED = int(RecordState.COMMITTED)
+_COMMITTED_TERM = _COMMITTED * STATE_FACTOR
+
+
+def _repeated(keys: Sequence[bytes]) -> set[bytes]:
+    seen: set[bytes] = set()
+    repeated: set[bytes] = set()
+    for key in keys:
+        (repeated if key in seen else seen).add(key)
+    return repeated
