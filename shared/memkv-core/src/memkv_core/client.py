@@ -14,8 +14,7 @@ import logging
 import os
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, overload
 
 from memkv_core._version import __version__
@@ -129,7 +128,7 @@ class Client:
             )
 
         stored = [False] * len(batch)
-        misses: Counter[str] = Counter()
+        misses: dict[str, int] = {}
         sent_bytes = retries = 0
         hashes = self._hashes(batch)
         for order in range(self._router.replicas):
@@ -137,14 +136,14 @@ class Client:
                 make, range(len(batch)), hashes, sizes, deadline_s, order=order
             )
             retries += retried
-            misses.update(failed.values())
+            _count(misses, failed.values())
             for call in done:
                 sent_bytes += call.payload_bytes
                 for position, status in zip(call.positions, call.statuses):
                     if status in _STORED:
                         stored[position] = True
                     else:
-                        misses[_cause_of_status(status)] += 1
+                        _count(misses, [_cause_of_status(status)])
         self._end("put", started_s, stored.count(True), len(batch), misses, sent_bytes=sent_bytes, retries=retries)
         return stored
 
@@ -187,30 +186,33 @@ class Client:
 
         lengths: list[int | None] = [None] * len(batch)
         metas: dict[int, bytes] = {}
-        misses: Counter[str] = Counter()
-        received_bytes = retries = 0
+        misses: dict[str, int] = {}
+        received_bytes = retries = too_long_count = 0
         hashes = self._hashes(batch)
         positions: Sequence[int] = range(len(batch))
         for order in range(self._router.replicas):
             done, failed, retried = self._dispatcher.run(make, positions, hashes, capacities, deadline_s, order=order)
             retries += retried
-            misses = Counter(failed.values())
+            misses = _count({}, failed.values())
             corrupt: list[int] = []
+            too_long_count = 0
             for call in done:
                 received_bytes += call.received_bytes
-                misses["too_long"] += call.too_long_count
+                too_long_count += call.too_long_count
                 corrupt.extend(call.positions[place] for place in call.corrupt)
                 for place, position in enumerate(call.positions):
                     lengths[position] = call.lengths[place]
                     if call.metas is not None:
                         metas[position] = call.metas[place]
             if corrupt:
-                misses["corrupt"] += len(corrupt)
+                misses["corrupt"] = len(corrupt)
                 self._report_corrupt(corrupt, batch, hashes, deadline_s, order)
             positions = [position for position, length in enumerate(lengths) if length is None]
             if not positions:
                 break
-        misses["absent"] += len(positions) - sum(misses.values())
+        if too_long_count:
+            misses["too_long"] = too_long_count
+        _count_absent(misses, len(positions))
         hits = len(batch) - len(positions)
         self._end("get", started_s, hits, len(batch), misses, received_bytes=received_bytes, retries=retries)
         if not with_meta:
@@ -242,7 +244,7 @@ class Client:
             )
             ends = [call.positions[call.run] for call in done if call.run < call.key_count]
             run = min([len(batch), *ends, *failed])
-        self._end("lookup", started_s, run, len(batch), Counter())
+        self._end("lookup", started_s, run, len(batch), {})
         return run
 
     def _statuses(
@@ -253,7 +255,7 @@ class Client:
         hashes = self._hashes(batch)
         hit = [False] * len(batch)
         positions: Sequence[int] = range(len(batch))
-        misses: Counter[str] = Counter()
+        misses: dict[str, int] = {}
         retries = 0
         for order in range(self._router.replicas):
             done, failed, retried = self._dispatcher.run(
@@ -265,7 +267,7 @@ class Client:
                 order=order,
             )
             retries += retried
-            misses = Counter(failed.values())
+            misses = _count({}, failed.values())
             for call in done:
                 for position, status in zip(call.positions, call.statuses):
                     if status == Status.HIT:
@@ -274,7 +276,7 @@ class Client:
                 positions = [position for position in positions if not hit[position]]
                 if not positions:
                     break
-        misses["absent"] += hit.count(False) - sum(misses.values())
+        _count_absent(misses, hit.count(False))
         self._end(name, started_s, hit.count(True), len(batch), misses, retries=retries)
         return hit
 
@@ -329,7 +331,7 @@ class Client:
         started_s: float,
         hits: int,
         keys: int,
-        misses: Counter[str],
+        misses: dict[str, int],
         *,
         sent_bytes: int = 0,
         received_bytes: int = 0,
@@ -354,6 +356,20 @@ def _transport(new_session: SessionFactory, config: ClientConfig) -> Transport:
             remedy="set MEMKV_TRANSPORT to tcp or auto",
         )
     return TCPTransport(new_session, connections=config.connections)
+
+
+def _count(misses: dict[str, int], causes: Iterable[str]) -> dict[str, int]:
+    """Adds causes to a tally; a Counter would cost more than the rest of a small call."""
+    for cause in causes:
+        misses[cause] = misses.get(cause, 0) + 1
+    return misses
+
+
+def _count_absent(misses: dict[str, int], missed: int) -> None:
+    """What missed without another cause was not there."""
+    absent = missed - sum(misses.values())
+    if absent > 0:
+        misses["absent"] = absent
 
 
 def _cause_of_status(status: int) -> str:

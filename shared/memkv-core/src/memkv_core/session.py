@@ -92,8 +92,8 @@ class Session:
         self._nonce = b""
         self._hello_bytes = b""
         self._challenge_bytes = b""
-        self._send_key = b""
-        self._receive_key = b""
+        self._send_mac: hmac.HMAC | None = None  # keyed; copied for each frame, which saves the key schedule
+        self._receive_mac: hmac.HMAC | None = None
         self._send_sequence = 0
         self._receive_sequence = 0
         client = role is Role.CLIENT
@@ -245,9 +245,9 @@ class Session:
 
     def _derive(self) -> None:
         keys = auth.session_keys(self._key, self._hello_bytes, self._challenge_bytes)
-        client = self.role is Role.CLIENT
-        self._send_key = keys.client_to_server if client else keys.server_to_client
-        self._receive_key = keys.server_to_client if client else keys.client_to_server
+        mine, theirs = keys if self.role is Role.CLIENT else reversed(keys)
+        self._send_mac = hmac.new(mine, digestmod="sha256")
+        self._receive_mac = hmac.new(theirs, digestmod="sha256")
 
     # -- frames -------------------------------------------------------------------------------------------------------
     def seal(
@@ -266,7 +266,7 @@ class Session:
             self._sent(Event.WELCOME if opcode == wire.Opcode.WELCOME else Event.FRAME)
         header = wire.encode_header(opcode, flags, kind, request_id, count, len(metadata), payload_bytes)
         sealed = header + metadata
-        tag = hmac.digest(self._send_key, _SEALED.pack(self._send_direction, self._send_sequence) + sealed, "sha256")
+        tag = _tag(self._send_mac, self._send_direction, self._send_sequence, sealed)
         self._send_sequence += 1
         return sealed + tag
 
@@ -279,10 +279,17 @@ class Session:
             self._received(Event.WELCOME if header.opcode == wire.Opcode.WELCOME else Event.FRAME)
         elif header.opcode == wire.Opcode.WELCOME:
             self._fail(RemoteProtocolError("a second WELCOME"))
-        said = _SEALED.pack(self._receive_direction, self._receive_sequence) + sealed
-        if not hmac.compare_digest(hmac.digest(self._receive_key, said, "sha256"), tag):
+        expected = _tag(self._receive_mac, self._receive_direction, self._receive_sequence, sealed)
+        if not hmac.compare_digest(expected, tag):
             self._fail(AuthError("a frame's authentication code does not verify"))
         self._receive_sequence += 1
+
+
+def _tag(mac: hmac.HMAC | None, direction: int, sequence: int, sealed: bytes | memoryview) -> bytes:
+    assert mac is not None  # OPEN is reached through _derive only
+    keyed = mac.copy()
+    keyed.update(_SEALED.pack(direction, sequence) + sealed)
+    return keyed.digest()
 
 
 _REMEDIES: Final[dict[int, str]] = {

@@ -73,8 +73,8 @@ class Recorder:
         with self._lock:
             self._keys[operation] += keys
             self._hits[operation] += hits
-            if misses:
-                self._misses.update(misses)
+            for cause, count in misses.items():
+                self._misses[cause] += count
             self._sent_bytes += sent_bytes
             self._received_bytes += received_bytes
             self._retries += retries
