@@ -3,7 +3,7 @@
 
 ::
 
-    STARTING ──ready──► SERVING ──drain──► DRAINING ──exit──► STOPPED
+    STARTING ─ready, status─► SERVING ──drain──► DRAINING ──exit──► STOPPED
         │                  │
         └─failed/exit──────┴──► DOWN ──backoff──► STARTING      (until the node stops)
 """
@@ -88,7 +88,7 @@ class LaneProcess:
             return False
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._status_waiters.append(waiter)
-        if len(self._status_waiters) == 1 and not self._channel.send({"op": "status"}):
+        if len(self._status_waiters) == 1 and not self._ask_status():
             self._answer_waiters()
             return False
         await asyncio.wait([waiter], timeout=timeout_s)
@@ -169,18 +169,21 @@ class LaneProcess:
     def _received(self, message: dict[str, Any]) -> None:
         op = message.get("op")
         if op == "ready":
-            if self.state is LaneState.STARTING:
-                self.state = LaneState.SERVING
-            self._status_at = time.monotonic()
-            self.settled.set()
+            self._ask_status()  # a lane serves once its drives are known
         elif op == "failed":
             self._failed, self.error = True, str(message.get("error", "it gave no reason"))
         elif op == "status":
             self.status = message
             self._status_at = time.monotonic()
+            if self.state is LaneState.STARTING:
+                self.state = LaneState.SERVING
+                self.settled.set()
             self._answer_waiters()
         else:
             log.error("lane %d sent an unknown control message %r; ignored", self.index, op)
+
+    def _ask_status(self) -> bool:
+        return self._channel is not None and self._channel.send({"op": "status"})
 
     def _answer_waiters(self) -> None:
         waiters, self._status_waiters = self._status_waiters, []

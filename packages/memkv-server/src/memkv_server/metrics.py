@@ -34,7 +34,7 @@ _STORAGE_COUNTERS: Final = {
     "reinserted_records": ("memkv_reinserted_records", "Records copied forward because they had been read"),
     "corrupt_records": ("memkv_corrupt_records", "Records dropped because their bytes did not match their digest"),
 }
-_STATES: Final = ("online", "read_only", "offline")
+_STATES: Final = ("online", "read-only", "offline")
 
 
 def render(status: Mapping[str, Any]) -> tuple[bytes, str]:
@@ -150,7 +150,7 @@ def _drives(lanes: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     used = GaugeMetricFamily("memkv_drive_used_bytes", "Bytes taken on the drive", labels=labels)
     for lane in lanes:
         for drive in lane["drives"]:
-            label = [str(lane["index"]), str(drive["path"])]
+            label = [str(lane["index"]), drive["path"] or drive["mode"]]
             for name in _STATES:
                 state.add_metric([*label, name], float(drive["state"] == name))
             capacity.add_metric(label, drive["capacity_bytes"])

@@ -26,7 +26,7 @@ _STORAGE_SUMS: Final = (
 def health(node: Supervisor) -> dict[str, Any]:
     """``healthy``: all lanes serve and all drives are online; ``degraded``: some; ``unhealthy``: none."""
     drives = [drive for lane in node.lanes for drive in drives_of(lane, node)]
-    online = sum(drive["state"] in ("online", "read_only") for drive in drives)
+    online = sum(drive["state"] in ("online", "read-only") for drive in drives)
     serving = sum(lane.serving and not lane.stalled for lane in node.lanes)
     if not serving or (drives and not online):
         status = "unhealthy"

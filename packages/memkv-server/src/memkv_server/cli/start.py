@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from memkv_core.license import License
 from memkv_server import logs
+from memkv_server.cli.flags import given
 from memkv_server.cli.output import examples
 from memkv_server.config import ServerConfig
 from memkv_server.keyfile import read_key_file
@@ -57,7 +58,7 @@ def start(
         "license_keys": license_keys,
         "log": {"level": log_level, "format": log_format},
     }
-    settings = ServerConfig.load(config, _given(flags)).checked()
+    settings = ServerConfig.load(config, given(flags)).checked()
     logs.configure(settings.log.level, settings.log.format)
     verified = load_server_license(settings)
     asyncio.run(_run(settings, verified))
@@ -65,13 +66,3 @@ def start(
 
 async def _run(settings: ServerConfig, verified: License) -> None:
     await Supervisor(settings, verified).run()
-
-
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    """``flags`` without what was not given: None, and sections of None."""
-    given: dict[str, Any] = {}
-    for name, value in flags.items():
-        inner = _given(value) if isinstance(value, dict) else value
-        if inner is not None and inner != {}:
-            given[name] = inner
-    return given
