@@ -47,17 +47,20 @@ class LocalTransferResult:
     restorable_prefix_pages: list[int] | None = None
 
 
+class LocalHiCacheStorage:
+    """Stands in for sglang's ABC where there is none: what the adapter uses of it."""
+
+    def register_mem_pool_host(self, mem_pool_host: Any) -> None:
+        self.mem_pool_host = mem_pool_host
+
+    def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None:
+        self.registered_pools = {**getattr(self, "registered_pools", {}), host_pool_name: host_pool}
+
+
 if TYPE_CHECKING:
-
-    class HiCacheStorage:
-        """What the adapter uses of sglang's ABC."""
-
-        def register_mem_pool_host(self, mem_pool_host: Any) -> None: ...
-        def register_mem_host_pool_v2(self, host_pool: Any, host_pool_name: Any) -> None: ...
+    HiCacheStorage = LocalHiCacheStorage
 else:
-    HiCacheStorage = _find((_STORAGE_MODULE, "HiCacheStorage")) or object
-
-SGLANG_FOUND = HiCacheStorage is not object
+    HiCacheStorage = _find((_STORAGE_MODULE, "HiCacheStorage")) or LocalHiCacheStorage
 
 PoolTransferResult: Any = _find((_STORAGE_MODULE, "PoolTransferResult")) or LocalTransferResult
 

@@ -36,7 +36,7 @@ class LayoutError(ValueError):
 class PoolMemory:
     """The memory of a pool's host tensors as writable memoryviews. Immutable once made, hence thread-safe.
 
-    The tensors are kept, so that the memory outlives the pool's own reference to them.
+    The views keep the tensors, so that the memory outlives the pool's own reference to them.
     """
 
     def __init__(self, tensors: Iterable[Any]) -> None:
@@ -45,10 +45,9 @@ class PoolMemory:
             base, size = _span(tensor)
             if size > spans.get(base, (0, None))[0]:
                 spans[base] = (size, tensor)
-        self._tensors = [tensor for _, tensor in spans.values()]
         self._bases = sorted(spans)
         self._sizes = [spans[base][0] for base in self._bases]
-        self.views = [_map(base, size) for base, size in zip(self._bases, self._sizes, strict=True)]
+        self.views = [_map(base, *spans[base]) for base in self._bases]
 
     def cut(self, address: int, size: int) -> memoryview:
         """The ``size`` bytes at ``address``; raises LayoutError where they are not the pool's."""
@@ -116,7 +115,7 @@ def tensor_view(tensor: Any) -> memoryview:
         if not tensor.is_contiguous():
             raise LayoutError("a tensor that is not contiguous cannot be read or filled in place")
         size = tensor.numel() * tensor.element_size()
-        return _map(tensor.data_ptr(), size) if size else memoryview(b"")
+        return _map(tensor.data_ptr(), size, tensor) if size else memoryview(b"")
     return memoryview(tensor).cast("B")
 
 
@@ -151,5 +150,8 @@ def _span(tensor: Any) -> tuple[int, int]:
     return int(tensor.data_ptr()), int(tensor.numel() * tensor.element_size())
 
 
-def _map(base: int, size: int) -> memoryview:
-    return memoryview((ctypes.c_ubyte * size).from_address(base)).cast("B")
+def _map(base: int, size: int, owner: Any) -> memoryview:
+    """A view that keeps ``owner``, whose memory it is, alive; and so does every slice of it."""
+    array = (ctypes.c_ubyte * size).from_address(base)
+    array.owner = owner  # type: ignore[attr-defined]  # ctypes arrays have a __dict__
+    return memoryview(array).cast("B")
