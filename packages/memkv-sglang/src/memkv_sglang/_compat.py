@@ -135,22 +135,23 @@ def logical_dtype(pool: Any, args: Any, option: str | None) -> tuple[str, bool]:
     e5m2; there the operator's ``kv_cache_dtype``, the device pool, or the engine's argument does. The two e4m3 formats
     (with and without -0) differ by platform.
     """
-    stored = str(getattr(pool, "dtype", "unknown")).removeprefix("torch.")
-    device_dtype = str(getattr(getattr(pool, "device_pool", None), "dtype", "")).removeprefix("torch.")
+    stored = _dtype_name(pool)
     if option:
-        return option, True
-    if stored not in ("uint8", "int8") and not stored.startswith("float8"):
-        return stored, True
-    if stored.startswith("float8"):
+        return f"{stored}:{option}", True
+    if stored not in ("uint8", "int8"):
         return stored, True
     platform = "hip" if _is_hip() else "cuda"
-    if device_dtype and device_dtype != stored:
-        return f"{stored}:{device_dtype}:{platform}", True
+    meant = _dtype_name(getattr(pool, "device_pool", None))
+    if meant not in ("", stored):
+        return f"{stored}:{meant}:{platform}", True
     stated = argument(args, "kv_cache_dtype")
-    if stated:
-        return f"{stored}:{stated}:{platform}", True
     # With "auto" the checkpoint decides, and the weights fingerprint stands for the checkpoint.
-    return f"{stored}:auto:{platform}", args is not None
+    return f"{stored}:{stated or 'auto'}:{platform}", args is not None
+
+
+def _dtype_name(pool: Any) -> str:
+    dtype = getattr(pool, "dtype", None)
+    return "" if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def model_settings(args: Any) -> dict[str, Any]:
