@@ -24,12 +24,13 @@ import fcntl
 import mmap
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from memkv_core.errors import StorageError
 from memkv_server.engine.limits import SYNC_INTERVAL_S
+from memkv_server.engine.mapping import Mapping, Window
 from memkv_server.engine.superblock import (
     Geometry,
     decode_superblock,
@@ -48,14 +49,6 @@ LOCK_FILE: Final = "memkv.lock"
 _BENIGN: Final = {LOCK_FILE, FORMAT_FILE + ".new", "lost+found"}
 
 
-class Window(NamedTuple):
-    """Where a segment's bytes are in memory: ``memory[origin]`` is its first byte; ``view`` is of the same memory."""
-
-    memory: mmap.mmap
-    view: memoryview
-    origin: int
-
-
 class Drive(Protocol):
     """What the engine asks of a drive. One thread calls it."""
 
@@ -65,6 +58,12 @@ class Drive(Protocol):
     failure: str | None  # why the drive takes no more writes; None while it does
 
     def window(self, slot: int) -> Window: ...
+
+    def prepare(self, slot: int, start: int, end: int) -> None:
+        """A hint: this part of a segment is about to be written."""
+
+    def prefetch(self, extents: Sequence[tuple[int, int]]) -> None:
+        """A hint: these extents, (address on the drive, length), are about to be read."""
 
     def written(self) -> None:
         """Bytes of some window have changed: they are on their way to the medium within a second."""
@@ -92,14 +91,14 @@ class MemoryDrive:
         self.geometry = geometry
         self.failure: str | None = None
         try:
-            self._memory = mmap.mmap(-1, geometry.data_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            memory = mmap.mmap(-1, geometry.data_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, ValueError) as error:
             raise StorageError(
                 f"memory: {geometry.data_bytes} bytes cannot be mapped ({error})", remedy="lower the capacity"
             ) from error
         with contextlib.suppress(OSError):  # a kernel built without huge pages; it works with small ones
-            self._memory.madvise(mmap.MADV_HUGEPAGE)
-        self._window = Window(self._memory, memoryview(self._memory), 0)
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        self._mapping = Mapping(memory)
         self._registry = bytearray(geometry.registry_bytes)
 
     @classmethod
@@ -116,7 +115,13 @@ class MemoryDrive:
 
     def window(self, slot: int) -> Window:
         """The one mapping, and where the segment begins in it."""
-        return self._window._replace(origin=slot * self.geometry.segment_bytes)
+        return Window(self._mapping.memory, self._mapping.view, slot * self.geometry.segment_bytes)
+
+    def prepare(self, slot: int, start: int, end: int) -> None:
+        """Nothing to do: a page faults once in its life."""
+
+    def prefetch(self, extents: Sequence[tuple[int, int]]) -> None:
+        """Nothing to do: it is all in memory."""
 
     def written(self) -> None:
         """Nothing to do: memory is all there is."""
@@ -134,7 +139,7 @@ class MemoryDrive:
 
     def close(self) -> None:
         """Gives the memory back, as far as no view of it is in use."""
-        _unmap(self._window)
+        self._mapping.close()
 
 
 class FileDrive:
@@ -159,9 +164,8 @@ class FileDrive:
             self._fd = _open_preallocated(path / SEGMENTS_FILE, geometry.data_bytes)
             on_error.callback(os.close, self._fd)
             with _explained(path / SEGMENTS_FILE):
-                self._memory = mmap.mmap(self._fd, geometry.data_bytes)
+                self._mapping = Mapping(mmap.mmap(self._fd, geometry.data_bytes))
             on_error.pop_all()
-        self._window = Window(self._memory, memoryview(self._memory), 0)
         self._dirty = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._flush_forever, name="memkv-drive-sync", daemon=True)
@@ -201,7 +205,16 @@ class FileDrive:
 
     def window(self, slot: int) -> Window:
         """The one mapping, and where the segment begins in it."""
-        return self._window._replace(origin=slot * self.geometry.segment_bytes)
+        return Window(self._mapping.memory, self._mapping.view, slot * self.geometry.segment_bytes)
+
+    def prepare(self, slot: int, start: int, end: int) -> None:
+        """Makes the pages writable in one call."""
+        origin = slot * self.geometry.segment_bytes
+        self._mapping.prepare(origin + start, origin + end)
+
+    def prefetch(self, extents: Sequence[tuple[int, int]]) -> None:
+        """Starts reading what is not in the page cache."""
+        self._mapping.prefetch(extents)
 
     def written(self) -> None:
         """Wakes the thread that syncs."""
@@ -232,7 +245,7 @@ class FileDrive:
         self._stop.set()
         self._dirty.set()
         self._thread.join()
-        _unmap(self._window)
+        self._mapping.close()
         for fd in (self._fd, self._registry_fd, self._lock_fd):
             os.close(fd)
 
@@ -248,13 +261,6 @@ class FileDrive:
                 if self._dirty.is_set():
                     continue
                 return
-
-
-def _unmap(window: Window) -> None:
-    # A view that is still in use (the lane sends from it) keeps the mapping; it goes when that view goes.
-    with contextlib.suppress(BufferError):
-        window.view.release()
-        window.memory.close()
 
 
 def _available_memory_bytes() -> int | None:

@@ -111,11 +111,24 @@ class SegmentPool:
         self.current: Segment | None = None
         self.sequence = 0  # of the newest segment
         self.record_sequence = 0  # of the newest committed record
+        self._expected_bytes = 0
 
     @property
     def record_bytes_max(self) -> int:
         """The longest record that an empty segment holds."""
         return self.segment_bytes - SEGMENT_DATA_AT - TRAILER_BYTES - ENTRY_BYTES
+
+    def expect(self, payload_bytes: int) -> None:
+        """Prepares the next so many bytes for being written, in this segment and those opened before the next call."""
+        self._expected_bytes = payload_bytes
+        if self.current is not None:
+            self._prepare(self.current)
+
+    def _prepare(self, segment: Segment) -> None:
+        part = min(self._expected_bytes, segment.end - segment.tail)
+        if part > 0:
+            self._expected_bytes -= part
+            self.drive.prepare(segment.slot, segment.tail, segment.tail + part)
 
     def open_next(self) -> Segment | None:
         """Closes the current segment and opens a free one; None, and nothing is changed, where none is free."""
@@ -137,6 +150,7 @@ class SegmentPool:
         segment.entry_count = 0
         segment.entries = bytearray()
         self.current = segment
+        self._prepare(segment)
         return segment
 
     def _close(self, segment: Segment) -> None:

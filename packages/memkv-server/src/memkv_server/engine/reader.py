@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from memkv_server.engine.base import Namespace, ReadBatch, Status
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.index import ADDRESS_MASK, READS_BITS, READS_MASK, Index, place_address, place_length
+from memkv_server.engine.index import (
+    ADDRESS_MASK,
+    LENGTH_SHIFT,
+    READS_BITS,
+    READS_MASK,
+    Index,
+    place_address,
+    place_length,
+)
 from memkv_server.engine.pool import Segment, SegmentPool
 from memkv_server.engine.segment import (
     DIGESTS,
@@ -43,12 +51,13 @@ class Reader:
         shards, shift, segments = self._index.shards, self._pool.segment_shift, self._pool.segments
         mask = self._pool.alignment - 1
         pinned: dict[int, Segment] = {}
-        for position, key in enumerate(keys):
-            key_hash = hash_key(key, namespace.hash)
-            shard = shards[key_hash[0]]
-            place = shard.get(key_hash)
+        hashes = [hash_key(key, namespace.hash) for key in keys]
+        places = [shards[key_hash[0]].get(key_hash) for key_hash in hashes]
+        self._pool.drive.prefetch(_runs(places))
+        for position, place in enumerate(places):
             if place is None:
                 continue
+            key, key_hash = keys[position], hashes[position]
             address = (place >> READS_BITS & ADDRESS_MASK) << UNIT_SHIFT
             segment = segments[address >> shift]
             memory = segment.memory
@@ -77,7 +86,7 @@ class Reader:
             if meta_bytes:
                 batch.metas[position] = body[key_end:]
             if place & READS_MASK != READS_MASK:
-                shard[key_hash] = place + 1
+                shards[key_hash[0]][key_hash] = place + 1
             pinned[segment.slot] = segment
         for segment in pinned.values():
             segment.pins += 1
@@ -152,7 +161,8 @@ class Reader:
 
     def drop_corrupt(self, namespace_hash: int, key_hash: bytes, place: int) -> None:
         """Takes a record that failed a check out of the index; its next put stores it anew."""
-        del self._index.shards[key_hash[0]][key_hash]
+        if self._index.shards[key_hash[0]].pop(key_hash, None) is None:
+            return  # a key that stands twice in one batch
         self._index.count(namespace_hash, -1, -place_length(place))
         self._counters.corrupt_records += 1
 
@@ -166,3 +176,21 @@ class Reader:
             return Status.HIT
         self.drop_corrupt(namespace.hash, key_hash, place)
         return Status.BAD_DIGEST
+
+
+def _runs(places: Sequence[int | None]) -> list[tuple[int, int]]:
+    """The extents of a batch's records, first byte and length, those that lie one after the other as one."""
+    runs: list[tuple[int, int]] = []
+    start = end = 0
+    for place in places:
+        if place is None:
+            continue
+        address = (place >> READS_BITS & ADDRESS_MASK) << UNIT_SHIFT
+        if address != end:
+            if end:
+                runs.append((start, end - start))
+            start = address
+        end = address + (place >> LENGTH_SHIFT << UNIT_SHIFT)
+    if end:
+        runs.append((start, end - start))
+    return runs

@@ -81,20 +81,23 @@ class Writer:
             reservation.statuses = bytearray([Status.READ_ONLY]) * len(keys)
             return reservation
         shards, seed = self._index.shards, namespace.hash
+        hashes = [hash_key(key, seed) for key in keys]
+        known = [key_hash in shards[key_hash[0]] for key_hash in hashes]
         repeated: Collection[bytes] = () if len(set(keys)) == len(keys) else _repeated(keys)
+        self._pool.expect(sum(length for length, is_known in zip(lengths, known, strict=True) if not is_known))
         meta = b""
         for position, key in enumerate(keys):
-            key_hash = hash_key(key, seed)
             if metas is not None:
                 meta = metas[position]
             if (
-                key_hash in shards[key_hash[0]]
+                known[position]
                 and key not in repeated  # which of them is stored at the end is not known yet
                 and self._reader.is_present(namespace, key, lengths[position], digests[position], digest_kind, meta)
             ):
                 reservation.statuses[position] = Status.PRESENT
                 continue
-            self._place(reservation, position, key, key_hash, meta, lengths[position])
+            self._place(reservation, position, key, hashes[position], meta, lengths[position])
+        self._pool.expect(0)
         self._cleaner.keep_pace()
         return reservation
 
