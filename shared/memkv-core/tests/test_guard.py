@@ -24,7 +24,7 @@ def raiser(error: BaseException) -> Any:
     raise error
 
 
-def echo(value: object) -> object:
+def echo(value: Any) -> Any:
     return value
 
 
@@ -96,7 +96,8 @@ def test_none_is_never_given_to_the_host(caplog: pytest.LogCaptureFixture) -> No
     assert guard.guarded(miss=None)(lambda: None)() is None
     assert guard.counts()["error"] == 2
     same = guard.guarded(miss=7)(echo)
-    for value in (0, False, [], "", b""):
+    values: list[Any] = [0, False, [], "", b""]
+    for value in values:
         assert same(value) is value
 
 
