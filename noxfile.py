@@ -40,9 +40,7 @@ PACKAGES = {
 GROUPS: dict[str, Any] = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
-ENGINES = ("sglang",)
-# The engines' wheels exist for these; the first is the one the integration tests are known to pass on.
-ENGINE_PYTHONS = ("3.11", "3.12", "3.13")
+ENGINES: dict[str, Any] = nox.project.load_toml(ROOT / "integration-tests/engines.toml")
 
 
 @nox.session
@@ -81,9 +79,7 @@ def tests(session: nox.Session) -> None:
 
 def _run_tests(session: nox.Session) -> None:
     """The unit tests of all packages, against the built wheels."""
-    wheels = _build(session)
-    session.install(*_group("test"), *_dependencies())
-    session.install("--force-reinstall", "--no-deps", *wheels)
+    _install_wheels(session, "test")
     session.run("python", "-m", "pip", "check")
     folders = [str(folder.relative_to(ROOT)) for folder in _test_folders()]
     # pytest, not python -m pytest: the latter would put the working tree on sys.path.
@@ -109,8 +105,15 @@ def build(session: nox.Session) -> None:
         _check_contents(session, package)
 
 
+@nox.session(default=False)
+def cluster(session: nox.Session) -> None:
+    """Real nodes, from the built wheels: killed, frozen, filled, with bytes flipped beneath them."""
+    _install_wheels(session, "test")
+    session.run("pytest", "integration-tests/cluster", *session.posargs)
+
+
 @nox.session(venv_backend="none", default=False)
-@nox.parametrize("engine", ENGINES, ids=ENGINES)
+@nox.parametrize("engine", list(ENGINES), ids=list(ENGINES))
 def integration(session: nox.Session, engine: str) -> None:
     """The tests on a real engine, in an environment of its own that is kept between runs."""
     python = _engine_environment(session, engine)
@@ -130,9 +133,7 @@ def demo(session: nox.Session) -> None:
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """``memkv bench`` from the built wheels; arguments after ``--`` go to it."""
-    wheels = _build(session)
-    session.install(*_group("bench"), *_dependencies())
-    session.install("--force-reinstall", "--no-deps", *wheels)
+    _install_wheels(session, "bench")
     session.run("memkv", "bench", *session.posargs)
 
 
@@ -175,7 +176,7 @@ def _test_folders() -> list[Path]:
 
 def _integration_folders() -> list[Path]:
     root = ROOT / "integration-tests"
-    return [*root.glob("test_*.py"), *(root / engine for engine in ENGINES)]
+    return [*root.glob("test_*.py"), root / "cluster", *(root / engine for engine in ENGINES)]
 
 
 def _environment(session: nox.Session, name: str, interpreter: str) -> str:
@@ -206,6 +207,13 @@ def _build(session: nox.Session) -> list[str]:
             session.run(python, "-m", "build", "--no-isolation", "--outdir", str(DIST), str(path), external=True)
         _built.extend(str(path) for path in sorted(DIST.glob("*.whl")))
     return _built
+
+
+def _install_wheels(session: nox.Session, group: str) -> None:
+    """Our wheels, what they need, and a dependency group, into the session's environment."""
+    wheels = _build(session)
+    session.install(*_group(group), *_dependencies())
+    session.install("--force-reinstall", "--no-deps", *wheels)
 
 
 def _artefacts(package: str) -> tuple[str, str]:
@@ -248,10 +256,11 @@ def _tracked(folder: Path) -> list[str]:
     return [name for name in listed.stdout.splitlines() if (folder / name).exists()]
 
 
-def _engine_interpreter(session: nox.Session) -> str:
-    """An interpreter that the engines have wheels for, the best-tested version first."""
+def _engine_interpreter(session: nox.Session, engine: str) -> str:
+    """An interpreter that the engine has wheels for, the best-tested version first."""
     current = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    for version in ENGINE_PYTHONS:
+    versions: list[str] = ENGINES[engine]["python"]
+    for version in versions:
         if version == current:
             return sys.executable
         found = shutil.which(f"python{version}")
@@ -259,8 +268,8 @@ def _engine_interpreter(session: nox.Session) -> str:
         if found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0:
             return found
     session.error(
-        f"the engine has wheels for Python {', '.join(ENGINE_PYTHONS)} only, and none of them is on PATH; "
-        f"install Python {ENGINE_PYTHONS[0]} (this is {current})"
+        f"{engine} has wheels for Python {', '.join(versions)} only, and none of these is on PATH; "
+        f"install Python {versions[0]} (this is {current})"
     )
 
 
@@ -271,7 +280,7 @@ def _engine_environment(session: nox.Session, engine: str) -> str:
     requirements have changed since the last time; our wheels are installed every time.
     """
     wheels = _build(session)
-    python = _environment(session, f"engine-{engine}", _engine_interpreter(session))
+    python = _environment(session, f"engine-{engine}", _engine_interpreter(session, engine))
     folder = ROOT / "integration-tests" / engine
     requirements = [folder / "requirements.txt", folder / "requirements-nodeps.txt"]
     others = [*_group("test"), *_dependencies()]
