@@ -62,6 +62,8 @@ class Hello(NamedTuple):
 
 def decode_prefix(data: bytes | bytearray | memoryview) -> Prefix:
     """Decodes and bounds-checks a prefix; RemoteProtocolError for anything else, an HTTP client's bytes included."""
+    if len(data) < PREFIX_BYTES:
+        raise RemoteProtocolError("a handshake message ends early")
     magic, a, b, c, body_bytes, zero = PREFIX.unpack_from(data)
     limit = _BODY_BYTES_MAX.get(magic)
     if limit is None:

@@ -138,7 +138,7 @@ class Session:
     def _sent(self, event: Event) -> None:
         following = TRANSITIONS.get((self.state, event))
         if following is None or self.role not in SENDERS[event]:
-            raise LocalProtocolError(f"{self.role.name} cannot send {event.name} in {self.state.name}")
+            self._fail(LocalProtocolError(f"{self.role.name} cannot send {event.name} in {self.state.name}"))
         self.state = following
 
     def _received(self, event: Event) -> None:
@@ -165,10 +165,13 @@ class Session:
     def receive_message(self, data: bytes) -> None:
         """Takes one whole handshake message (prefix and body)."""
         try:
-            prefix = handshake.decode_prefix(data)
+            self._receive_message(data)
         except RemoteProtocolError:
             self.state = State.CLOSED
             raise
+
+    def _receive_message(self, data: bytes) -> None:
+        prefix = handshake.decode_prefix(data)
         body = data[handshake.PREFIX_BYTES :]
         if len(body) != prefix.body_bytes:
             self._fail(RemoteProtocolError("a handshake message of the wrong length"))
@@ -187,11 +190,7 @@ class Session:
             self._fail(RefusedError(prefix.c, f"the server refused the session: {text}", remedy=remedy_of(prefix.c)))
 
     def _receive_hello(self, prefix: handshake.Prefix, data: bytes, body: bytes) -> None:
-        try:
-            self.hello = handshake.decode_hello(prefix, body)
-        except RemoteProtocolError:
-            self.state = State.CLOSED
-            raise
+        self.hello = handshake.decode_hello(prefix, body)
         self._hello_bytes = data
 
     def refusal_of_hello(self) -> tuple[int, str] | None:
@@ -211,6 +210,8 @@ class Session:
 
     def send_challenge(self, lane: int) -> bytes:
         """The server's nonce and proof; ``refusal_of_hello`` has returned None."""
+        if not self._key:
+            self._fail(LocalProtocolError("a CHALLENGE before the HELLO was found good"))
         self._sent(Event.CHALLENGE)
         proof = auth.server_proof(self._key, self._hello_bytes, self.version, lane, self._nonce)
         self._challenge_bytes = handshake.encode_challenge(self.version, lane, self._nonce, proof)
@@ -222,7 +223,7 @@ class Session:
 
     def _receive_challenge(self, prefix: handshake.Prefix, data: bytes, body: bytes) -> None:
         nonce, proof = handshake.decode_challenge(body)
-        if not wire.PROTOCOL_MIN <= prefix.a <= wire.PROTOCOL_MAX:
+        if not wire.PROTOCOL_MIN <= prefix.a <= wire.PROTOCOL_MAX or prefix.b:
             self._fail(RemoteProtocolError(f"the server chose protocol {prefix.a}"))
         expected = auth.server_proof(self._key, self._hello_bytes, prefix.a, prefix.c, nonce)
         if not hmac.compare_digest(proof, expected):
@@ -238,6 +239,8 @@ class Session:
         )
 
     def _receive_proof(self, prefix: handshake.Prefix, body: bytes) -> None:
+        if prefix.b or prefix.c:
+            self._fail(RemoteProtocolError("reserved bits of PROOF are set"))
         expected = auth.client_proof(self._key, self._hello_bytes, self._challenge_bytes)
         if not hmac.compare_digest(body, expected) or prefix.a != self.version:
             self._fail(AuthError("the client's proof does not verify"))
@@ -262,7 +265,7 @@ class Session:
         request_id: int = 0,
     ) -> bytes:
         """The next frame to send, up to its payload: header, metadata and tag."""
-        if self.state is not State.OPEN:
+        if self.state is not State.OPEN or opcode == wire.Opcode.WELCOME:
             self._sent(Event.WELCOME if opcode == wire.Opcode.WELCOME else Event.FRAME)
         header = wire.encode_header(opcode, flags, kind, request_id, count, len(metadata), payload_bytes)
         sealed = header + metadata
@@ -275,10 +278,8 @@ class Session:
 
         AuthError when it was altered, replayed, reordered or cut: the sequence number is counted, never read.
         """
-        if self.state is not State.OPEN:
+        if self.state is not State.OPEN or header.opcode == wire.Opcode.WELCOME:
             self._received(Event.WELCOME if header.opcode == wire.Opcode.WELCOME else Event.FRAME)
-        elif header.opcode == wire.Opcode.WELCOME:
-            self._fail(RemoteProtocolError("a second WELCOME"))
         expected = _tag(self._receive_mac, self._receive_direction, self._receive_sequence, sealed)
         if not hmac.compare_digest(expected, tag):
             self._fail(AuthError("a frame's authentication code does not verify"))

@@ -125,6 +125,8 @@ def encode_header(
 
 def decode_header(data: bytes | bytearray | memoryview) -> Header:
     """Decodes and bounds-checks the first 32 bytes of ``data``; RemoteProtocolError names what is wrong."""
+    if len(data) < HEADER_BYTES:
+        raise RemoteProtocolError("a frame's header ends early")
     magic, opcode, flags, kind, zero1, request_id, count, metadata_bytes, zero2, payload_bytes = HEADER.unpack_from(
         data
     )
