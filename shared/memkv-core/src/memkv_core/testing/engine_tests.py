@@ -174,6 +174,14 @@ class EngineTests:
         assert put(engine, namespace, {b"a": first[:299]}) == bytes([HIT])
         assert get(engine, namespace, [b"a"]) == [first[:299]]
 
+    def test_the_meta_put_last_is_the_one_that_comes_back(self, engine: Any, namespace: Any) -> None:
+        value = {b"a": block(1, 300)}
+        for meta in (b"first", b"second", b"", b"third"):
+            assert put(engine, namespace, value, metas=[meta])[0] in (HIT, PRESENT)
+            batch = engine.read(namespace, [b"a"], [300])
+            assert list(batch.metas) == [meta]
+            engine.release(batch)
+
     def test_bytes_that_differ_from_their_digest_are_not_stored(self, engine: Any, namespace: Any) -> None:
         good, old = block(1, 300), block(2, 300)
         put(engine, namespace, {b"old": old})
@@ -280,7 +288,8 @@ class EngineTests:
             batch = again.read(same, [b"k50", b"k7"], [1 << 20] * 2)
             assert list(batch.metas) == [b"meta 50", b""]
             again.release(batch)
-            assert put(again, same, {b"k50": values[b"k50"], b"new": b"new"}) == bytes([PRESENT, HIT])
+            stored_and_new = {b"k50": values[b"k50"], b"new": b"new"}
+            assert put(again, same, stored_and_new, metas=[b"meta 50", b""]) == bytes([PRESENT, HIT])
         finally:
             again.close()
 

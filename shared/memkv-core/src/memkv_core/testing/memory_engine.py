@@ -111,26 +111,27 @@ class DictEngine:
         digest_kind: int,
         metas: Sequence[bytes] | None,
     ) -> DictReservation:
+        filled = metas if metas is not None else [b""] * len(keys)
         statuses = [
-            self._decided(namespace.name, *asked, digest_kind) for asked in zip(keys, lengths, digests, strict=True)
+            self._decided((namespace.name, key), length, StoredBlock(b"", announced, digest_kind, meta))
+            for key, length, announced, meta in zip(keys, lengths, digests, filled, strict=True)
         ]
         extents = [
             memoryview(bytearray(length)) if status is None else None
             for status, length in zip(statuses, lengths, strict=True)
         ]
         self.open_reservations += 1
-        filled = metas if metas is not None else [b""] * len(keys)
         return DictReservation(namespace.name, keys, digests, digest_kind, filled, statuses, extents)
 
-    def _decided(self, namespace: str, key: bytes, length: int, wanted: bytes, kind: int) -> int | None:
+    def _decided(self, at: tuple[str, bytes], length: int, wanted: StoredBlock) -> int | None:
+        """The status that is known without the value (``wanted`` lacks it), or None."""
         if length > self.capacity_bytes:
             return Status.TOO_LONG
-        block = self.blocks.get((namespace, key))
-        same = block is not None and (block.digest, block.digest_kind, len(block.value)) == (wanted, kind, length)
+        block = self.blocks.get(at)
+        if block is None or len(block.value) != length or replace(block, value=b"") != wanted:
+            return None
         # "Present" is said of bytes that were read again, not of what an index remembers.
-        if same and block is not None and digest([memoryview(block.value)], kind) == wanted:
-            return Status.PRESENT
-        return None
+        return Status.PRESENT if digest([memoryview(block.value)], block.digest_kind) == block.digest else None
 
     def commit(self, reservation: DictReservation) -> bytes:
         self._end(reservation)
