@@ -49,7 +49,7 @@ class Pool:
                 if self._closed:
                     flow.close()
                 else:
-                    self._idle[route].append(flow)
+                    self._idle[flow.route].append(flow)  # of the lane it got, where any lane was asked for
             self._changed.notify()
 
     def discard_idle(self, server: str) -> None:

@@ -192,12 +192,14 @@ class TCPTransport:
     def _learn(self, route: Route, flow: Flow) -> None:
         """Takes what a WELCOME says of the server; a lane that is not the wanted one means that the lanes changed."""
         lane_count, lane = flow.welcome.get("lanes"), flow.welcome.get("lane")
-        if not isinstance(lane_count, int) or not 1 <= lane_count <= limits.LANES_MAX:
-            raise RemoteProtocolError(f"{route.server} says it has {lane_count!r} lanes")
+        if not isinstance(lane_count, int) or not 1 <= lane_count <= limits.LANES_MAX or lane not in range(lane_count):
+            raise RemoteProtocolError(f"{route.server} says it is lane {lane!r} of {lane_count!r}")
         if flow.resolved is not None:
             self._resolved[route.server] = flow.resolved
         self._lane_counts[route.server] = lane_count
-        if route.lane not in (handshake.LANE_ANY, lane):
+        if route.lane == handshake.LANE_ANY:
+            flow.route = Route(route.server, int(lane))
+        elif route.lane != lane:
             raise ConnectError(f"{route.server} has other lanes than before")
 
     def _after_fork(self) -> None:
