@@ -115,7 +115,7 @@ def cluster(session: nox.Session) -> None:
 @nox.session(venv_backend="none", default=False)
 @nox.parametrize("engine", list(ENGINES), ids=list(ENGINES))
 def integration(session: nox.Session, engine: str) -> None:
-    """The tests on real nodes or on a real engine, in an environment of its own that is kept between runs."""
+    """The tests on a real engine, in an environment of its own that is kept between runs."""
     python = _engine_environment(session, engine)
     session.run(
         python, "-m", "pytest", "integration-tests/test_installed.py", f"integration-tests/{engine}",
@@ -284,19 +284,14 @@ def _engine_environment(session: nox.Session, engine: str) -> str:
     folder = ROOT / "integration-tests" / engine
     requirements = [folder / "requirements.txt", folder / "requirements-nodeps.txt"]
     others = [*_group("test"), *_dependencies()]
-    texts = [path.read_text() for path in requirements] if has_engine else []
-    wanted = hashlib.sha256("\n".join([*others, *texts]).encode())
+    wanted = hashlib.sha256("\n".join([*others, *(path.read_text() for path in requirements)]).encode())
     stamp = Path(python).parent.parent / "installed-requirements.sha256"
     pip = [python, "-m", "pip", "install", "--progress-bar", "on"]
     if not stamp.exists() or stamp.read_text() != wanted.hexdigest():
-        if has_engine:
-            session.log(f"installing {engine} for the CPU: this takes some minutes, once")
-            session.run(*pip, "-r", str(requirements[0]), *others, external=True)
-            session.run(*pip, "--no-deps", "-r", str(requirements[1]), external=True)
-        else:
-            session.run(*pip, *others, external=True)
+        session.log(f"installing {engine} for the CPU: this takes some minutes, once")
+        session.run(*pip, "-r", str(requirements[0]), *others, external=True)
+        session.run(*pip, "--no-deps", "-r", str(requirements[1]), external=True)
         stamp.write_text(wanted.hexdigest())
     session.run(*pip, "--force-reinstall", "--no-deps", *wheels, external=True)
-    if has_engine:
-        session.run(python, str(folder / "prepare.py"), external=True)
+    session.run(python, str(folder / "prepare.py"), external=True)
     return python
