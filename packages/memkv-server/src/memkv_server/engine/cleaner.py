@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.evict import choose_survivors, reinsert_budget
+from memkv_server.engine.evict import ReinsertBudget, choose_survivors
 from memkv_server.engine.index import (
     ADDRESS_BITS,
     READS_BITS,
@@ -60,6 +60,11 @@ class Cleaner:
         self._reader = reader
         self._job: Iterator[float] | None = None
         self._progress = 0.0
+        self._budget = ReinsertBudget(pool.segment_bytes, pool.drive.geometry.data_bytes)
+
+    def written(self, user_bytes: int) -> None:
+        """Users wrote so many bytes: some of what they read may be kept for it."""
+        self._budget.earn(user_bytes)
 
     def tick(self) -> bool:
         """Works for about 0.3 ms where there is work; True while there is more."""
@@ -133,10 +138,8 @@ class Cleaner:
         self._pool.give_up(victim)
 
     def _reinsert(self, victim: Segment, candidates: list[tuple[bytes, int, int]], reads: list[int]) -> Iterator[float]:
-        counters = self._counters
-        budget = reinsert_budget(counters.user_bytes, counters.reinserted_bytes, victim.end)
         sizes = [own >> ADDRESS_BITS << UNIT_SHIFT for _, _, own in candidates]
-        chosen = set(choose_survivors(reads, sizes, budget))
+        chosen = set(choose_survivors(reads, sizes, self._budget.for_one_segment_bytes))
         copied = 0
         for position, (key_hash, namespace_hash, own) in enumerate(candidates):
             place = self._index.get(key_hash)
@@ -207,4 +210,5 @@ class Cleaner:
         target.entry_count += 1
         self._counters.reinserted_records += 1
         self._counters.reinserted_bytes += size
+        self._budget.spend(size)
         return True

@@ -181,24 +181,23 @@ class FileDrive:
         """
         place = Path(path)
         _refuse_foreign(place)
-        existing = _load_superblock(place)
-        if existing is None:
-            geometry = plan_geometry(capacity_bytes, segment_bytes, RECORD_ALIGNMENT, str(place))
-        else:
-            if segment_bytes not in (None, existing.segment_bytes):
-                raise StorageError(
-                    f"{place} was made with segments of {existing.segment_bytes} bytes, not {segment_bytes}",
-                    remedy="leave the segment size out, or use an empty folder",
-                )
-            geometry = resize_geometry(existing, capacity_bytes, str(place))
-        _refuse_full(place, geometry)
+        _refuse_full(place, _planned(place, capacity_bytes, segment_bytes)[1])
         with _explained(place):
             place.mkdir(parents=True, exist_ok=True)
         lock_fd = _lock(place)
         try:
+            # Again, now that nobody else can make a store here.
+            existing, geometry = _planned(place, capacity_bytes, segment_bytes)
             if geometry != existing:
                 _store_superblock(place, geometry)
-            return cls(place, geometry, lock_fd)
+            try:
+                return cls(place, geometry, lock_fd)
+            except StorageError:
+                if existing is None:
+                    (place / FORMAT_FILE).unlink()
+                elif geometry != existing:
+                    _store_superblock(place, existing)
+                raise
         except BaseException:
             os.close(lock_fd)
             raise
@@ -301,6 +300,19 @@ def _refuse_foreign(place: Path) -> None:
             f"{place} holds {foreign[0]!r}, and no MemKV store",
             remedy="name an empty folder; nothing in this one was touched",
         )
+
+
+def _planned(place: Path, capacity_bytes: int, segment_bytes: int | None) -> tuple[Geometry | None, Geometry]:
+    """What is there, and what is to be there."""
+    existing = _load_superblock(place)
+    if existing is None:
+        return None, plan_geometry(capacity_bytes, segment_bytes, RECORD_ALIGNMENT, str(place))
+    if segment_bytes not in (None, existing.segment_bytes):
+        raise StorageError(
+            f"{place} was made with segments of {existing.segment_bytes} bytes, not {segment_bytes}",
+            remedy="leave the segment size out, or use an empty folder",
+        )
+    return existing, resize_geometry(existing, capacity_bytes, str(place))
 
 
 def _load_superblock(place: Path) -> Geometry | None:

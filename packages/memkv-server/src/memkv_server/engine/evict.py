@@ -2,26 +2,42 @@
 """What survives when a segment is evicted. Pure: numbers in, numbers out; no device, no clock.
 
 Segments go oldest first (FIFO). A record that was read since it was written gets a second chance: it is copied
-forward, as far as the budget allows, those read most often first. The budget bounds what the copying costs: the
-bytes copied never exceed a fixed share of the bytes that users wrote, hence neither does the write amplification.
+forward, as far as the budget allows, those read most often first. The budget bounds what the copying costs: for every
+byte that a user writes a fixed share of a byte is earned, and copying spends it. What is not spent is saved, up to a
+part of the capacity, since what is read often was mostly written together: a prefix shared by many lies in a few
+segments, and those are worth keeping nearly whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from memkv_server.engine.limits import REINSERT_SHARE_MAX
+from memkv_server.engine.limits import REINSERT_SAVED_SHARE_MAX, REINSERT_SEGMENT_SHARE_MAX, REINSERT_SHARE_MAX
 
 
-def reinsert_budget(user_bytes: int, reinserted_bytes: int, segment_bytes: int) -> int:
-    """How many bytes of a segment may be copied forward now.
+class ReinsertBudget:
+    """The bytes that may be copied forward: earned by users' writes, spent by copying, saved within bounds.
 
-    ``user_bytes`` and ``reinserted_bytes`` count since start, so ``(user + reinserted) / user`` stays below
-    ``1 + REINSERT_SHARE_MAX``. At most that share of one segment at a time: what is saved up by a quiet time is not
-    spent on one segment, and room for new records is always won.
+    ``reinserted <= REINSERT_SHARE_MAX * written`` at any time, so write amplification stays below 1.25.
     """
-    saved = int(user_bytes * REINSERT_SHARE_MAX) - reinserted_bytes
-    return max(0, min(saved, int(segment_bytes * REINSERT_SHARE_MAX)))
+
+    def __init__(self, segment_bytes: int, capacity_bytes: int) -> None:
+        self._segment_max = int(segment_bytes * REINSERT_SEGMENT_SHARE_MAX)
+        self._saved_max = max(self._segment_max, int(capacity_bytes * REINSERT_SAVED_SHARE_MAX))
+        self._saved = 0.0
+
+    def earn(self, written_bytes: int) -> None:
+        """Users wrote so many bytes."""
+        self._saved = min(self._saved + written_bytes * REINSERT_SHARE_MAX, self._saved_max)
+
+    def spend(self, copied_bytes: int) -> None:
+        """So many bytes were copied forward."""
+        self._saved -= copied_bytes
+
+    @property
+    def for_one_segment_bytes(self) -> int:
+        """What may be copied out of the next segment: never all of it, for room must be won."""
+        return max(0, min(int(self._saved), self._segment_max))
 
 
 def choose_survivors(reads: Sequence[int], sizes: Sequence[int], budget_bytes: int) -> list[int]:

@@ -135,14 +135,19 @@ class Reader:
         return bytes([self._verify(namespace, key) for key in keys])
 
     def is_present(
-        self, namespace: Namespace, key: bytes, length: int, digest: bytes, digest_kind: int, meta: bytes
+        self, namespace: Namespace, key: bytes, length: int, digest: bytes, digest_kind: int, meta: bytes | None
     ) -> bool:
-        """Whether exactly this value is stored, its bytes read again; what does not match its digest is dropped."""
+        """Whether exactly this value is stored, its bytes read again; what does not match its digest is dropped.
+
+        Without a ``meta`` whatever meta is stored is left as it is.
+        """
         found = self.locate(namespace, key)
         if found is None:
             return False
         key_hash, place, segment, at, header = found
-        if (header.value_bytes, header.digest, header.digest_kind, header.meta) != (length, digest, digest_kind, meta):
+        if (header.value_bytes, header.digest, header.digest_kind) != (length, digest, digest_kind):
+            return False
+        if meta is not None and meta != header.meta:
             return False
         if not self.intact(segment, at, header):
             self.drop_corrupt(namespace.hash, key_hash, place)

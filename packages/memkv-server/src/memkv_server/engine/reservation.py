@@ -85,10 +85,8 @@ class Writer:
         known = [key_hash in shards[key_hash[0]] for key_hash in hashes]
         repeated: Collection[bytes] = () if len(set(keys)) == len(keys) else _repeated(keys)
         self._pool.expect(sum(length for length, is_known in zip(lengths, known, strict=True) if not is_known))
-        meta = b""
         for position, key in enumerate(keys):
-            if metas is not None:
-                meta = metas[position]
+            meta = metas[position] if metas is not None else None
             if (
                 known[position]
                 and key not in repeated  # which of them is stored at the end is not known yet
@@ -96,7 +94,7 @@ class Writer:
             ):
                 reservation.statuses[position] = Status.PRESENT
                 continue
-            self._place(reservation, position, key, hashes[position], meta, lengths[position])
+            self._place(reservation, position, key, hashes[position], meta or b"", lengths[position])
         self._pool.expect(0)
         self._cleaner.keep_pace()
         return reservation
@@ -160,7 +158,7 @@ class Writer:
         digest_of, digests = DIGESTS[reservation.digest_kind], reservation.digests
         shards, namespace_hash = self._index.shards, reservation.namespace.hash
         sequence = pool.record_sequence
-        new_records = new_bytes = 0
+        new_records = new_bytes = user_bytes = 0
         for position, key_hash, segment, offset, size, check in reservation.records:
             extent = extents[position]
             if extent is None or segment.phase == Phase.CONDEMNED:
@@ -184,10 +182,12 @@ class Writer:
                 new_records += 1
             else:
                 new_bytes -= place_length(old)
-            self._counters.user_bytes += size
+            user_bytes += size
             statuses[position] = Status.HIT
         pool.record_sequence = sequence
         self._index.count(namespace_hash, new_records, new_bytes)
+        self._counters.user_bytes += user_bytes
+        self._cleaner.written(user_bytes)
         self._finish(reservation)
         return bytes(statuses)
 
