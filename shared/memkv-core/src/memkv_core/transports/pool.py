@@ -21,6 +21,7 @@ class Pool:
         self._idle: defaultdict[Route, list[Flow]] = defaultdict(list)
         self._taken: defaultdict[Route, int] = defaultdict(int)
         self._closed = False
+        self._waiting = 0
 
     def acquire(self, route: Route, deadline_s: float) -> Flow | None:
         """An idle flow of the route, or None: make one. Either is given back with ``release``.
@@ -30,7 +31,7 @@ class Pool:
         with self._changed:
             while self._taken[route] >= self._connections_max and not self._closed:
                 left_s = deadline_s - time.monotonic()
-                if left_s <= 0 or not self._changed.wait(left_s):
+                if left_s <= 0 or not self._wait(left_s):
                     raise TransportTimeoutError(
                         f"all {self._connections_max} connections to {route.server} were busy until the deadline",
                         remedy="raise `connections` or `timeout_ms`",
@@ -50,7 +51,15 @@ class Pool:
                     flow.close()
                 else:
                     self._idle[flow.route].append(flow)  # of the lane it got, where any lane was asked for
-            self._changed.notify()
+            if self._waiting:  # a notify() costs as much as the rest of this
+                self._changed.notify()
+
+    def _wait(self, seconds: float) -> bool:
+        self._waiting += 1
+        try:
+            return self._changed.wait(seconds)
+        finally:
+            self._waiting -= 1
 
     def discard_idle(self, server: str) -> None:
         """Closes the idle flows to a server: what they are connected to is gone."""

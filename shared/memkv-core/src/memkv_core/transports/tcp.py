@@ -29,7 +29,7 @@ SessionFactory = Callable[[int], Session]  # lane -> a fresh client session
 _HANDSHAKE_S: Final = limits.HANDSHAKE_TIMEOUT_MS / 1000
 
 
-@dataclass
+@dataclass(slots=True)
 class _Task:
     """One route's share of a ``run``."""
 
@@ -71,6 +71,8 @@ class TCPTransport:
     def run(self, work: Sequence[tuple[Route, Sequence[Call]]], deadline_s: float) -> None:
         tasks = [_Task(route, calls) for route, calls in work]
         self._run_tasks(tasks, deadline_s)
+        if all(task.error is None for task in tasks):
+            return
         stale = [task for task in tasks if task.pooled and isinstance(task.error, DisconnectedError)]
         for task in stale:
             self._pool.discard_idle(task.route.server)
@@ -104,6 +106,9 @@ class TCPTransport:
                 self._finish(task)
 
     def _drive(self, tasks: Sequence[_Task], deadline_s: float) -> None:
+        if len(tasks) == 1:
+            self._drive_one(tasks[0], deadline_s)
+            return
         poller = select.poll()
         waiting: dict[int, _Task] = {}
         for task in tasks:
@@ -115,14 +120,33 @@ class TCPTransport:
             ready = poller.poll(max(0.0, left_s) * 1000)
             if not ready and left_s <= 0:
                 for task in waiting.values():
-                    task.error = TransportTimeoutError(
-                        f"{task.route.server} did not answer before the deadline",
-                        remedy="see `memkv admin status`; raise `timeout_ms` if the network is slow",
-                    )
+                    task.error = _too_late(task.route)
                 return
             for fd, events in ready:
                 task = waiting[fd]
                 self._advance(task, events, poller, waiting)
+
+    def _drive_one(self, task: _Task, deadline_s: float) -> None:
+        """As ``_drive``, without what several tasks need: half the cost of a small call."""
+        self._start(task, deadline_s)
+        mask = 0 if task.error is not None else self._resume(task, None)
+        if not mask:
+            return
+        assert task.flow is not None
+        poller = select.poll()
+        polled = 0
+        fd = task.flow.fileno()
+        while mask:
+            if mask != polled:
+                poller.register(fd, mask)  # registering again changes the mask
+                polled = mask
+            left_s = deadline_s - time.monotonic()
+            ready = poller.poll(max(0.0, left_s) * 1000)
+            if ready:
+                mask = self._resume(task, ready[0][1])
+            elif left_s <= 0:
+                task.error = _too_late(task.route)
+                return
 
     def _start(self, task: _Task, deadline_s: float) -> None:
         try:
@@ -148,22 +172,28 @@ class TCPTransport:
     def _advance(self, task: _Task, events: int | None, poller: select.poll, waiting: dict[int, _Task]) -> None:
         """Resumes a task and notes what it waits for next; a finished one leaves ``waiting``."""
         assert task.flow is not None
-        if task.steps is None:
-            return
         fd = task.flow.fileno()
-        try:
-            mask = next(task.steps) if events is None else task.steps.send(events)
-        except StopIteration:
-            mask = 0
-        except MemKVError as error:
-            task.error, mask = error, 0
-        except OSError as error:
-            task.error, mask = DisconnectedError(f"connection to {task.route.server} lost: {error.strerror}"), 0
+        mask = self._resume(task, events)
         if mask:
             poller.register(fd, mask)  # registering again changes the mask
             waiting[fd] = task
         elif waiting.pop(fd, None) is not None:
             poller.unregister(fd)
+
+    @staticmethod
+    def _resume(task: _Task, events: int | None) -> int:
+        """One step of a task: what it waits for next, 0 when it is done or has failed."""
+        if task.steps is None:
+            return 0
+        try:
+            return next(task.steps) if events is None else task.steps.send(events)
+        except StopIteration:
+            return 0
+        except MemKVError as error:
+            task.error = error
+        except OSError as error:
+            task.error = DisconnectedError(f"connection to {task.route.server} lost: {error.strerror}")
+        return 0
 
     def _finish(self, task: _Task) -> None:
         """Fences a failed task's connection, gives its place back, and marks its calls."""
@@ -198,7 +228,7 @@ class TCPTransport:
             self._resolved[route.server] = flow.resolved
         self._lane_counts[route.server] = lane_count
         if route.lane == handshake.LANE_ANY:
-            flow.route = Route(route.server, int(lane))
+            flow.route = Route(route.server, int(lane or 0))
         elif route.lane != lane:
             raise ConnectError(f"{route.server} has other lanes than before")
 
@@ -208,6 +238,13 @@ class TCPTransport:
                 self._pool.forget()
                 self._lane_counts.clear()
                 self._pid = os.getpid()
+
+
+def _too_late(route: Route) -> TransportTimeoutError:
+    return TransportTimeoutError(
+        f"{route.server} did not answer before the deadline",
+        remedy="see `memkv admin status`; raise `timeout_ms` if the network is slow",
+    )
 
 
 def _unseen(task: _Task) -> bool:
