@@ -25,7 +25,10 @@ def checked_keys(keys: Sequence[Key]) -> list[bytes]:
     """Keys as bytes; a key is 1 to 512 bytes."""
     if isinstance(keys, (str, bytes)):
         raise InvalidArgumentError("keys is one key, not a list of them", remedy="pass [key]")
-    encoded = [key.encode() if type(key) is str else key for key in keys]
+    try:
+        encoded = [key.encode() if type(key) is str else key for key in keys]
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"a key that is not UTF-8: {error.reason}", remedy="pass bytes") from error
     for key in encoded:
         if type(key) is not bytes:
             raise InvalidArgumentError(f"a key is {type(key).__name__}", remedy="pass bytes or str")
@@ -56,7 +59,9 @@ def checked_metas(metas: Any, key_count: int) -> list[bytes]:
     """One bytes object per key, empty for None; ``metas`` is whatever the caller passed."""
     if isinstance(metas, (bytes, str)) or len(metas) != key_count:
         raise InvalidArgumentError("meta is not one bytes object (or None) per key", remedy="pass a list")
-    filled = [meta or b"" for meta in metas]
+    filled = [b"" if meta is None else meta for meta in metas]
+    if not all(type(meta) is bytes for meta in filled):
+        raise InvalidArgumentError("meta is not one bytes object (or None) per key", remedy="pass bytes or None")
     longest = max(map(len, filled), default=0)
     if longest > META_BYTES_MAX:
         raise InvalidArgumentError(f"{longest} bytes of meta", remedy=f"{META_BYTES_MAX} at most beside a value")
@@ -73,6 +78,9 @@ def checked_timeout_s(timeout_ms: int | None, default_ms: int) -> float:
 
 def cut(positions: Sequence[int], sizes: Sequence[int] | None) -> Iterator[Sequence[int]]:
     """Cuts a route's share of a batch into frames: at most FRAME_KEYS_MAX keys, about the target's bytes each."""
+    if sizes is None and 0 < len(positions) <= FRAME_KEYS_MAX:
+        yield positions
+        return
     if sizes is None:
         for start in range(0, len(positions), FRAME_KEYS_MAX):
             yield positions[start : start + FRAME_KEYS_MAX]

@@ -22,6 +22,8 @@ def flat_view(buffer: Buffer) -> memoryview:
         view = buffer if type(buffer) is memoryview else memoryview(buffer)
         if view.format == "B" and view.ndim == 1 and view.c_contiguous:
             return view
+        if not view.nbytes:  # no cast takes a shape with a zero in it
+            return memoryview(bytearray())
         return view.cast("B")
     except (TypeError, ValueError, BufferError) as error:
         raise InvalidArgumentError(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from memkv_core.errors import ConfigError
-from memkv_core.limits import IDENTITY_BYTES_MAX
+from memkv_core.limits import IDENTITY_BYTES_MAX, NAMESPACE_BYTES_MAX
 
 NAMESPACE_DEFAULT: Final = "default"
 IDENTITY_DIGEST_NONE: Final = bytes(32)
@@ -37,7 +37,12 @@ def identity_digest(identity: bytes) -> bytes:
 
 
 def choose_namespace(configured: str | None, identity: bytes) -> str:
-    """The configured namespace, else one named by the identity's digest, else "default"."""
+    """The configured namespace, else one named by the identity's digest, else "default". ConfigError for a bad one."""
     if configured is not None:
+        if not configured.isprintable() or not 1 <= len(configured.encode()) <= NAMESPACE_BYTES_MAX:
+            raise ConfigError(
+                f"namespace of {len(configured)} characters is empty, too long or not printable",
+                remedy=f"1 to {NAMESPACE_BYTES_MAX} bytes without control characters",
+            )
         return configured
     return f"auto-{identity_digest(identity).hex()[:32]}" if identity else NAMESPACE_DEFAULT
