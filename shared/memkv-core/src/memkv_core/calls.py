@@ -14,6 +14,7 @@ from memkv_core import wire
 from memkv_core.buffers import prefix_parts, total_bytes
 from memkv_core.digests import digest
 from memkv_core.errors import MemKVError, RemoteProtocolError
+from memkv_core.limits import VALUE_BYTES_MAX
 from memkv_core.wire import DIGEST_BYTES, Flag, Opcode, Status
 
 Parts = list[memoryview]
@@ -42,10 +43,13 @@ class KeysCall:
         return wire.encode_keys(self.keys)
 
     def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
-        if header.key_count != self.key_count:
-            raise RemoteProtocolError(f"{header.key_count} answers to {self.key_count} keys")
+        self._check_count(header)
         self.statuses = wire.decode_statuses(metadata, header)
         return []
+
+    def _check_count(self, header: wire.Header) -> None:
+        if header.key_count != self.key_count:
+            raise RemoteProtocolError(f"{header.key_count} answers to {self.key_count} keys")
 
     def landed(self, received_bytes: int) -> None:
         """Nothing lands but for a GET."""
@@ -60,6 +64,7 @@ class LookupCall(KeysCall):
         self.run = 0
 
     def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
+        self._check_count(header)
         self.run = wire.decode_lookup_response(metadata, header)
         if self.run > self.key_count:
             raise RemoteProtocolError(f"a run of {self.run} in {self.key_count} keys")
@@ -129,11 +134,15 @@ class GetCall(KeysCall):
 
     @property
     def metadata(self) -> bytes:
-        return wire.encode_get(self.keys, self._capacities)
+        capacities = self._capacities
+        if max(capacities, default=0) > VALUE_BYTES_MAX:  # a larger target has room for any value
+            capacities = [min(capacity, VALUE_BYTES_MAX) for capacity in capacities]
+        return wire.encode_get(self.keys, capacities)
 
     def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
-        if header.key_count != self.key_count:
-            raise RemoteProtocolError(f"{header.key_count} answers to {self.key_count} keys")
+        self._check_count(header)
+        if (header.flags ^ self.flags) & Flag.META:
+            raise RemoteProtocolError("meta that was not asked for, or none where it was")
         response = wire.decode_get_response(metadata, header)
         self.statuses = response.statuses
         self.metas = response.metas
