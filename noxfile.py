@@ -117,10 +117,9 @@ def cluster(session: nox.Session) -> None:
 def integration(session: nox.Session, engine: str) -> None:
     """The tests on a real engine, in an environment of its own that is kept between runs."""
     python = _engine_environment(session, engine)
-    session.run(
-        python, "-m", "pytest", "integration-tests/test_installed.py", f"integration-tests/{engine}",
-        *session.posargs, external=True, env=_on_path(python),
-    )  # fmt: skip
+    tests = ["integration-tests/test_installed.py", f"integration-tests/{engine}"]
+    pytest = str(Path(python).with_name("pytest"))
+    session.run(pytest, *tests, *session.posargs, external=True, env=_on_path(python))
 
 
 @nox.session(venv_backend="none", default=False)
