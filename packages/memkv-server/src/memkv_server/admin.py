@@ -73,7 +73,7 @@ def create_app(node: Node, tokens: Sequence[str]) -> Starlette:
         text, content_type = await node.metrics()
         return Response(text, media_type=content_type)
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/health", health),
             Route("/v1/ready", ready),
@@ -82,6 +82,8 @@ def create_app(node: Node, tokens: Sequence[str]) -> Starlette:
         ],
         exception_handlers={HTTPException: _http_error, Exception: _server_error},
     )
+    app.router.redirect_slashes = False  # a path with a slash too many is unknown, not another
+    return app
 
 
 class AdminServer(uvicorn.Server):

@@ -20,7 +20,6 @@ import yaml
 
 from memkv_core.address import Address, parse_address
 from memkv_core.errors import ConfigError, LicenseError, StorageError
-from memkv_core.license import Authority, load_trusted_keys, read_license, verify_license
 from memkv_core.limits import SERVERS_MAX
 from memkv_server import admin_client, dev_state
 from memkv_server.dev_state import DevCluster, DevNode
@@ -136,6 +135,8 @@ def _addresses(count: int, port: int) -> list[DevNode]:
 
 
 def _make_secrets(cluster: DevCluster, progress: Progress) -> None:
+    from memkv_core.license import Authority, load_trusted_keys, read_license, verify_license  # for `up` alone
+
     if not cluster.key_file.exists():
         progress("making a cluster key")
         write_private(cluster.key_file, generate_key() + "\n")

@@ -118,15 +118,22 @@ class LaneProcess:
             if self._stop.is_set():
                 break
             self.state = LaneState.DOWN
+            at_start = not self.settled.is_set()
             self.settled.set()
             if time.monotonic() - started_at > STEADY_S:
                 self._delay_s = RESTART_DELAY_S_MIN
-            log.error("lane %d is down (%s); starting it again in %.1f s", self.index, self.error, self._delay_s)
+            if not at_start:
+                self._log_down()
             await self._pause(self._delay_s)
+            if at_start and not self._stop.is_set():  # where no lane started, the supervisor says so and ends
+                self._log_down()
             self._delay_s = min(self._delay_s * 2, RESTART_DELAY_S_MAX)
             self.restarts += 1
         self.state = LaneState.STOPPED
         self.settled.set()
+
+    def _log_down(self) -> None:
+        log.error("lane %d is down (%s); it is started again within %.1f s", self.index, self.error, self._delay_s)
 
     async def _live_once(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

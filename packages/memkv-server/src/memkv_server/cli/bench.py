@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
@@ -16,9 +16,11 @@ from rich.table import Table
 
 from memkv_core.errors import ConfigError
 from memkv_server.bench.plan import MOVING, OPERATIONS, Outcome, Plan, median_ratio
-from memkv_server.bench.run import Progress as Say
-from memkv_server.bench.run import Report, run
 from memkv_server.cli.output import err, examples, format_bytes, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from memkv_server.bench.run import Progress as Say
+    from memkv_server.bench.run import Report
 
 EPILOG = examples(
     'eval "$(memkv dev up)" && memkv bench',
@@ -48,6 +50,8 @@ def bench(
     Blocks are written to a namespace of their own and deleted at the end; a full cluster evicts to make room.
     Exit code 1 where a key that should have been there was not.
     """
+    from memkv_server.bench.run import run  # numpy with it: not for every command to load
+
     wanted = compare or []
     if unknown := set(wanted) - {"raw", "redis"}:
         raise ConfigError(f"--compare {min(unknown)!r}", remedy="use raw or redis")

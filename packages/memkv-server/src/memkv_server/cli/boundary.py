@@ -22,9 +22,9 @@ EXIT_INTERRUPTED = 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns its exit code."""
-    from memkv_server.cli.app import app  # here, so that an error while loading it is one line as well
-
     try:
+        from memkv_server.cli.app import app  # here, so that an error while loading it is one line as well
+
         code = app(args=list(arguments) if arguments is not None else None, prog_name="memkv", standalone_mode=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0

@@ -5,23 +5,17 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
-from memkv_core.license import (
-    Authority,
-    License,
-    find_license,
-    load_trusted_keys,
-    read_license,
-    show_license,
-    verify_license,
-)
 from memkv_server.cli.client_settings import client_setting
 from memkv_server.cli.output import examples, note, print_json, print_table
 from memkv_server.keyfile import write_private
+
+if TYPE_CHECKING:
+    from memkv_core.license import License
 
 app = typer.Typer(help="Run a license authority, issue licenses, look at them, verify them.", no_args_is_help=True)
 
@@ -41,6 +35,8 @@ def authority(
     name: Annotated[str, typer.Option(help="The issuer's name, which stands in every license.")] = "memkv",
 ) -> None:
     """Make a license authority: key pairs for EdDSA and ES384. Keep DIR/private to yourself."""
+    from memkv_core.license import Authority  # cryptography with it: not for every command to load
+
     made = Authority.create(dir, name=name)
     note(f"made the authority {made.name!r} in {made.directory}")
     note(f"give its public keys to nodes and clients: MEMKV_LICENSE_KEYS={made.public_keys.absolute()}")
@@ -57,6 +53,8 @@ def issue(
     out: Annotated[Path | None, typer.Option(help="Write it to this new file instead of stdout.")] = None,
 ) -> None:
     """Issue a license: a signed token, on stdout or in a file."""
+    from memkv_core.license import Authority
+
     token = Authority.load(authority).issue(
         licensee, plan=plan, days=days, max_servers=max_servers, algorithm=algorithm
     )
@@ -70,6 +68,8 @@ def issue(
 @app.command("show", epilog=examples(*_EXAMPLES))
 def show(license: Given = None, as_json: AsJson = False) -> None:
     """Print what a license says of itself. Nothing of it is verified."""
+    from memkv_core.license import show_license
+
     token, source = _token(license)
     said = show_license(token, source)
     if as_json:
@@ -88,6 +88,8 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Verify a license as a client does: signature, audience, dates. Exit code 2 and the reason where it fails."""
+    from memkv_core.license import load_trusted_keys, verify_license
+
     token, source = _token(license)
     configured, keys_source = (keys, "--keys") if keys is not None else client_setting("license_keys")
     verified = verify_license(token, load_trusted_keys(configured, keys_source), source=source)
@@ -102,6 +104,8 @@ def verify(
 
 
 def _token(given: str | None) -> tuple[str, str]:
+    from memkv_core.license import find_license, read_license
+
     if given is not None:
         return read_license(given, "license")
     return find_license(*client_setting("license"))

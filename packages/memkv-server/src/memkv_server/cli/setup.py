@@ -10,7 +10,6 @@ import typer
 import yaml
 
 from memkv_core.errors import ConfigError
-from memkv_server import provision
 from memkv_server.cli.flags import given
 from memkv_server.cli.output import examples, format_bytes, note
 from memkv_server.config import ServerConfig
@@ -39,6 +38,8 @@ def setup(
     force: Annotated[bool, typer.Option("--force", help="Delete stores that are there, with all blocks.")] = False,
 ) -> None:
     """Prepare the folders of a node and write its settings file to stdout. A folder with other files is refused."""
+    from memkv_server import provision  # the engine with it: not for every command to load
+
     if capacity is None:
         free = format_bytes(min(provision.free_bytes(path) for path in drives))
         raise ConfigError("no capacity", remedy=f"give --capacity, such as 800GiB ({free} are free there)")

@@ -5,18 +5,18 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from memkv_core.license import License
 from memkv_server import logs
 from memkv_server.cli.flags import given
 from memkv_server.cli.output import examples
 from memkv_server.config import ServerConfig
 from memkv_server.keyfile import read_key_file
-from memkv_server.license import load_server_license
-from memkv_server.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from memkv_core.license import License
 
 EPILOG = examples(
     "memkv start --config /etc/memkv/config.yaml",
@@ -41,6 +41,8 @@ def start(
     log_format: Annotated[str | None, typer.Option(help="console or json.")] = None,
 ) -> None:
     """Run one node in the foreground; SIGTERM or Ctrl-C drains it and stops. Flags override the file."""
+    from memkv_server.license import load_server_license  # heavy, as the supervisor: not for every command to load
+
     flags = {
         "network": {
             "address": address,
@@ -60,9 +62,11 @@ def start(
     }
     settings = ServerConfig.load(config, given(flags)).checked()
     logs.configure(settings.log.level, settings.log.format)
-    verified = load_server_license(settings)
-    asyncio.run(_run(settings, verified))
+    license_of_node = load_server_license(settings)
+    asyncio.run(_run(settings, license_of_node))
 
 
-async def _run(settings: ServerConfig, verified: License) -> None:
-    await Supervisor(settings, verified).run()
+async def _run(settings: ServerConfig, license: License) -> None:
+    from memkv_server.supervisor import Supervisor
+
+    await Supervisor(settings, license).run()

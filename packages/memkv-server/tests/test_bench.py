@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from memkv_core.errors import ConfigError
+from memkv_server.bench.plan import Outcome, Plan, Sample, median_ratio, quantile
+from memkv_server.bench.raw import RawLoopback
+
+Cli = Callable[..., Any]
+SHORT = ("--rounds", "2", "--slices", "2", "--block-size", "64KiB", "--batch", "8", "--batches", "2")
+
+
+def client_env(node: Any) -> dict[str, str]:
+    settings = node.credentials.client_settings(node.address)
+    return {f"MEMKV_{name.upper()}": value if isinstance(value, str) else value[0] for name, value in settings.items()}
+
+
+@pytest.mark.parametrize(
+    ("values", "q", "expected"),
+    [([], 0.5, 0.0), ([3.0], 0.99, 3.0), ([1, 2, 3], 0.5, 2), ([4, 3, 2, 1], 0.5, 2), (list(range(1, 101)), 0.99, 99)],
+)
+def test_quantile(values: list[float], q: float, expected: float) -> None:
+    assert quantile(values, q) == expected
+
+
+def test_an_outcome_adds_clients_and_counts_the_slowest() -> None:
+    outcome = Outcome("get")
+    outcome.samples.append([Sample(1.0, 10, 100, 0, 0, [0.1]), Sample(2.0, 10, 300, 0, 1, [0.3])])
+    outcome.samples.append([Sample(2.0, 20, 400, 0, 0, [0.2]), Sample(2.0, 20, 400, 0, 0, [0.2])])
+    assert outcome.seconds == 4.0
+    assert outcome.bytes_per_second == 300.0
+    assert outcome.slice_rates() == [200.0, 400.0]
+    assert outcome.quantile_s(0.5) == 0.2
+    assert outcome.as_json()["failures"] == 1
+    assert median_ratio([200.0, 400.0, 90.0], [100.0, 800.0, 100.0]) == 0.9
+
+
+@pytest.mark.parametrize(
+    "changes", [{"batch": 0}, {"clients": 65}, {"seconds": 0.0}, {"rounds": 0}, {"operations": ("x",)}]
+)
+def test_a_plan_that_cannot_be_run(changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        Plan(**changes).check()
+
+
+@pytest.mark.skipif(shutil.which("cc") is None and shutil.which("gcc") is None, reason="no C compiler")
+@pytest.mark.parametrize("operation", ["get", "put"])
+def test_the_loopback_program_moves_bytes(operation: str) -> None:
+    plan = Plan(block_bytes=65536, batch=4, batches=2, clients=2, seconds=0.2, slices=1)
+    with RawLoopback() as raw:
+        assert raw.run(operation, plan) > 1_000_000
+
+
+def test_every_operation_of_a_node_is_measured_and_verified(cli: Cli, start_node: Any) -> None:
+    node = start_node()
+    done = cli("bench", "--json", "--clients", "2", *SHORT, env=client_env(node))
+    assert done.returncode == 0, done.stderr
+    operations = json.loads(done.stdout)["operations"]
+    assert list(operations) == ["put", "get", "exists", "lookup"]
+    assert [row["calls"] for row in operations.values()] == [8] * 4  # 2 rounds, 2 slices, 2 clients
+    assert operations["get"]["bytes"] == 8 * 8 * 65536
+    assert operations["get"]["verified_bytes"] == 4 * 8 * 65536  # the last batch of each client and slice
+    assert operations["lookup"]["keys"] == 8 * 2000
+    assert [row["failures"] for row in operations.values()] == [0] * 4
+    assert node.status()["storage"]["records"] == 0  # it cleaned up
+
+
+def test_the_table(cli: Cli, start_node: Any) -> None:
+    done = cli("bench", "--op", "get", "--op", "put", *SHORT, env=client_env(start_node()))
+    assert done.returncode == 0, done.stderr
+    assert "GB/s" in done.stdout
+    assert "get 2/2" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "env", "expected"),
+    [
+        ((), {"MEMKV_SERVERS": "127.0.0.1:1"}, "could not be stored: unreachable"),
+        ((), {"MEMKV_AUTH_KEY": "00" * 32}, "could not be stored: "),
+        (("--batches", "400"), {}, "no room for the blocks"),
+        (("--compare", "speed"), {}, "use raw or redis"),
+        (("--compare", "redis", "--redis-address", "127.0.0.1:1"), {}, "no redis-server at 127.0.0.1:1"),
+        (("--block-size", "big"), {}, "is no size"),
+        (("--op", "sing"), {}, "use put, get, exists, lookup"),
+        ((), {"MEMKV_LICENSE": "/none"}, "cannot be read"),
+        (("--batch", "0"), {}, "--batch 0"),
+    ],
+)
+def test_nothing_to_measure(
+    cli: Cli, start_node: Any, flags: tuple[str, ...], env: dict[str, str], expected: str
+) -> None:
+    done = cli("bench", *SHORT, *flags, env={**client_env(start_node()), **env})
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("memkv: ")
+    assert expected in last
