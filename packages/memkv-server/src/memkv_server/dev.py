@@ -36,6 +36,8 @@ LOG_TAIL_BYTES: Final = 8192
 
 Progress = Callable[[str], None]
 
+_children: list[subprocess.Popen[bytes]] = []  # kept, since Python complains of a Popen dropped while its process runs
+
 
 def up(
     dir: Path,
@@ -57,12 +59,12 @@ def up(
         _settle(cluster, nodes, port, capacity, mode)
         _make_secrets(cluster, progress)
         cluster.save()
-        started = [
-            _start(cluster, index, progress) for index, node in enumerate(cluster.nodes) if not node_running(node)
-        ]
-        cluster.save()
-        for index, process in started:
-            _wait_ready(cluster, index, process, progress)
+        for index, node in enumerate(cluster.nodes):
+            if not node_running(node):
+                _start(cluster, index, progress)
+                cluster.save()  # after each: a node that runs is known, whatever becomes of the next
+        for index in range(len(cluster.nodes)):
+            _wait_ready(cluster, index, progress)
         return cluster
 
 
@@ -153,7 +155,7 @@ def _make_secrets(cluster: DevCluster, progress: Progress) -> None:
 
 
 # -- its nodes ---------------------------------------------------------------------------------------------------------
-def _start(cluster: DevCluster, index: int, progress: Progress) -> tuple[int, subprocess.Popen[bytes]]:
+def _start(cluster: DevCluster, index: int, progress: Progress) -> None:
     node, folder = cluster.nodes[index], cluster.node_dir(index)
     progress(f"starting {node.address}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -171,8 +173,8 @@ def _start(cluster: DevCluster, index: int, progress: Progress) -> tuple[int, su
             env={**environment, "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # it outlives this command and its terminal
         )
+    _children.append(process)
     node.pid, node.ticks = process.pid, start_ticks(process.pid)
-    return index, process
 
 
 def _node_config(cluster: DevCluster, index: int) -> str:
@@ -191,12 +193,13 @@ def _node_config(cluster: DevCluster, index: int) -> str:
     )
 
 
-def _wait_ready(cluster: DevCluster, index: int, process: subprocess.Popen[bytes], progress: Progress) -> None:
+def _wait_ready(cluster: DevCluster, index: int, progress: Progress) -> None:
     node = cluster.nodes[index]
     log = cluster.node_dir(index) / "log"
     deadline = time.monotonic() + READY_S
-    progress(f"waiting for {node.address}")
-    while process.poll() is None:
+    if admin_client.ask(node.admin, "/v1/ready", None, timeout_s=2.0).code != 200:
+        progress(f"waiting for {node.address}")
+    while node_running(node):
         if admin_client.ask(node.admin, "/v1/ready", None, timeout_s=2.0).code == 200:
             return
         if time.monotonic() > deadline:
