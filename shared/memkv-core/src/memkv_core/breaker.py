@@ -29,8 +29,8 @@ class Breaker:
         self.open = False
         self.opened_count = 0
 
-    def allows(self) -> bool:
-        return not self.open
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def success(self) -> None:
         if self._failures or self.open:

@@ -37,6 +37,7 @@ from memkv_core.wire import Opcode, Status
 
 _LOG: Final = logging.getLogger("memkv_core.client")
 _STORED: Final = (Status.HIT, Status.PRESENT)
+_CAUSES: Final[dict[int, str]] = {Status.TOO_LONG: "too_long", Status.BAD_DIGEST: "corrupt"}
 
 TransportFactory = Callable[[SessionFactory, ClientConfig], Transport]
 
@@ -80,7 +81,6 @@ class Client:
         self._key = config.auth_key_bytes
         self._seed = namespace_seed(self.namespace)
         self._kind = KINDS[config.integrity]
-        self._needs_hashes = len(router.servers) > 1
         self._agent = f"memkv-core/{__version__} {socket.gethostname()}:{os.getpid()}"[:128]
         self._transport = self._make_transport(self._new_session, config)
         self._fleet = Fleet(router.servers, self._transport.ping)
@@ -267,11 +267,11 @@ class Client:
                 order=order,
             )
             retries += retried
-            misses = _count({}, failed.values())
             for call in done:
                 for position, status in zip(call.positions, call.statuses):
                     if status == Status.HIT:
                         hit[position] = True
+            misses = _count({}, (cause for position, cause in failed.items() if not hit[position]))
             if not every_replica:
                 positions = [position for position in positions if not hit[position]]
                 if not positions:
@@ -373,4 +373,4 @@ def _count_absent(misses: dict[str, int], missed: int) -> None:
 
 
 def _cause_of_status(status: int) -> str:
-    return {Status.TOO_LONG: "too_long", Status.BAD_DIGEST: "corrupt"}.get(Status(status), "refused")
+    return _CAUSES.get(status, "refused")  # also what a newer server may say

@@ -22,6 +22,7 @@ Make = Callable[[Sequence[int]], C]  # positions in the batch -> a call for them
 
 _RETRIES: Final = 2
 _BACKOFF_S: Final = (0.02, 0.1)
+_WORTH_A_RETRY: Final = (ConnectError, DisconnectedError)
 _SESSION_REFUSALS: Final = frozenset(
     {ErrorCode.AUTH_FAILED, ErrorCode.UNSUPPORTED_VERSION, ErrorCode.IDENTITY_MISMATCH, ErrorCode.DRAINING}
 )
@@ -56,12 +57,15 @@ class Dispatcher:
         """
         done: list[C] = []
         failed: dict[int, str] = {}
+        if not positions:
+            return done, failed, 0
         started_s = time.monotonic()
         for attempt in range(_RETRIES + 1):
-            work = self._work(make, positions, hashes, sizes, deadline_s, order, failed)
+            retry: list[int] = []
+            work = self._work(make, positions, hashes, sizes, deadline_s, order, failed, retry)
             if work:
                 self._transport.run(work, deadline_s)
-            retry = self._settle(work, done, failed, deadline_s - started_s)
+            self._settle(work, done, failed, retry, deadline_s - started_s)
             if not retry or attempt == _RETRIES:
                 break
             pause_s = random.uniform(*_BACKOFF_S) * (attempt + 1)
@@ -80,8 +84,9 @@ class Dispatcher:
         deadline_s: float,
         order: int,
         failed: dict[int, str],
+        retry: list[int],
     ) -> list[tuple[Route, list[C]]]:
-        routed = self._route(positions, hashes, deadline_s, order, failed)
+        routed = self._route(positions, hashes, deadline_s, order, failed, retry)
         return [(route, [make(frame) for frame in cut(share, sizes)]) for route, share in routed.items()]
 
     def _route(
@@ -91,19 +96,24 @@ class Dispatcher:
         deadline_s: float,
         order: int,
         failed: dict[int, str],
+        retry: list[int],
     ) -> dict[Route, Sequence[int]]:
         shares = self._by_server(positions, hashes, order)
         for server in [server for server in shares if not self._fleet.allows(server)]:
             cause = _cause(self._fleet.cause(server))
             failed.update(dict.fromkeys(shares.pop(server), cause))
         timeout_s = deadline_s - time.monotonic()
-        counts = self._transport.lane_counts(list(shares), deadline_s)
+        if len(shares) > 1:
+            timeout_s /= 2  # a server that says nothing at the first contact leaves time to ask the others
+        counts = self._transport.lane_counts(list(shares), time.monotonic() + timeout_s)
         routed: dict[Route, Sequence[int]] = {}
         for server, share in shares.items():
             count = counts[server]
             if isinstance(count, MemKVError):
                 self._fleet.failure(server, count, timeout_s)
                 failed.update(dict.fromkeys(share, cause_of(count)))
+                if isinstance(count, _WORTH_A_RETRY):
+                    retry.extend(share)
             elif count == 1:
                 routed[Route(server, 0)] = share
             else:
@@ -125,10 +135,14 @@ class Dispatcher:
         return dict(shares)
 
     def _settle(
-        self, work: Sequence[tuple[Route, Sequence[C]]], done: list[C], failed: dict[int, str], timeout_s: float
-    ) -> list[int]:
-        """Sorts calls into done and failed, tells the breakers; returns the positions worth another try."""
-        retry: list[int] = []
+        self,
+        work: Sequence[tuple[Route, Sequence[C]]],
+        done: list[C],
+        failed: dict[int, str],
+        retry: list[int],
+        timeout_s: float,
+    ) -> None:
+        """Sorts calls into done, failed and those worth another try; tells the breakers."""
         for route, calls in work:
             worst: MemKVError | None = None
             for call in calls:
@@ -139,10 +153,9 @@ class Dispatcher:
                     continue
                 failed.update(dict.fromkeys(call.positions, _cause(call.error)))
                 worst = call.error
-                if isinstance(call.error, (ConnectError, DisconnectedError)):
+                if isinstance(call.error, _WORTH_A_RETRY):
                     retry.extend(call.positions)
             if worst is None:
                 self._fleet.success(route.server)
             elif not isinstance(worst, RefusedError) or worst.code in _SESSION_REFUSALS:
                 self._fleet.failure(route.server, worst, timeout_s)
-        return retry

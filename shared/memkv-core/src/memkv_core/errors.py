@@ -60,6 +60,10 @@ class TransportTimeoutError(TransportError, TimeoutError):
     """The deadline passed; the connection was closed so that no late byte can land."""
 
 
+class PoolTimeoutError(TransportTimeoutError):
+    """Every connection that may be made to a server was in use until the deadline: it says nothing of the server."""
+
+
 # -- what is said on the wire -----------------------------------------------------------------------------------------
 class ProtocolError(MemKVError):
     """A rule of the protocol was broken; never raised itself, see the two sides below."""

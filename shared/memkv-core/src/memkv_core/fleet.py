@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from memkv_core import forks
 from memkv_core.breaker import Breaker
 from memkv_core.errors import (
     AuthError,
     MemKVError,
+    PoolTimeoutError,
     RefusedError,
     RemoteProtocolError,
     TransportError,
@@ -37,9 +39,22 @@ class Fleet:
         self._prober: threading.Thread | None = None
         self._closed = threading.Event()
         self._causes: dict[str, MemKVError] = {}
+        forks.watch(self)
 
     def allows(self, server: str) -> bool:
-        return not self._breakers[server].open
+        """Whether calls may go to the server."""
+        if not self._breakers[server].open:
+            return True
+        prober = self._prober
+        if prober is None or not prober.is_alive():  # in the child of a fork, or it could not be started
+            self._start_prober()
+        return False
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._prober = None
+        for breaker in self._breakers.values():
+            breaker.after_fork()
 
     def cause(self, server: str) -> MemKVError | None:
         """What opened the server's breaker, while it is open."""
@@ -53,8 +68,11 @@ class Fleet:
         self._breakers[server].success()
 
     def failure(self, server: str, error: MemKVError, timeout_s: float) -> None:
-        """Counts what a call met. A frame that was refused on a good session is no failure of the server's."""
-        if not isinstance(error, (TransportError, AuthError, RemoteProtocolError, RefusedError)):
+        """Counts what a call met. Neither a frame that was refused on a good session nor a wait for one of this
+        client's own connections is a failure of the server's."""
+        if isinstance(error, PoolTimeoutError) or not isinstance(
+            error, (TransportError, AuthError, RemoteProtocolError, RefusedError)
+        ):
             return
         spent = isinstance(error, TransportTimeoutError) and timeout_s >= _DEADLINE_SPENT_S_MIN
         fatal = spent or isinstance(error, (AuthError, RefusedError))
@@ -70,22 +88,35 @@ class Fleet:
         with self._lock:
             if self._closed.is_set() or (self._prober is not None and self._prober.is_alive()):
                 return
-            self._prober = threading.Thread(target=self._probe, name="memkv-probe", daemon=True)
-            self._prober.start()
+            prober = threading.Thread(target=self._probe, name="memkv-probe", daemon=True)
+            try:
+                prober.start()
+            except RuntimeError as error:  # no more threads: the next call tries again
+                _LOG.warning("the probing thread cannot be started: %s", error)
+                return
+            self._prober = prober
 
     def _probe(self) -> None:
         """Probes open breakers until none is; then the thread ends."""
         while not self._closed.wait(_PROBE_INTERVAL_S):
             for server, breaker in self._breakers.items():
                 if breaker.probe_due(time.monotonic()):
-                    error = self._ping(server, time.monotonic() + _PROBE_TIMEOUT_S)
-                    if error is None:
-                        breaker.success()
-                        _LOG.info("server %s is used again", server)
-                    else:
-                        self._causes[server] = error
-                        breaker.probe_failed(time.monotonic())
+                    self._probe_server(server, breaker)
             with self._lock:
                 if not any(breaker.open for breaker in self._breakers.values()):
                     self._prober = None
                     return
+
+    def _probe_server(self, server: str, breaker: Breaker) -> None:
+        try:
+            error = self._ping(server, time.monotonic() + _PROBE_TIMEOUT_S)
+        except Exception:  # noqa: BLE001 -- else this thread would end, and with it the way back for every server
+            _LOG.exception("probing %s failed", server)
+            breaker.probe_failed(time.monotonic())
+            return
+        if error is None:
+            breaker.success()
+            _LOG.info("server %s is used again", server)
+        else:
+            self._causes[server] = error
+            breaker.probe_failed(time.monotonic())

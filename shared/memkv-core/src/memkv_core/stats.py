@@ -8,6 +8,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from memkv_core import forks
+
 OPERATIONS: Final = ("put", "get", "exists", "lookup", "delete")
 _BUCKETS: Final = 32  # powers of two of a microsecond: 1 us to 71 min
 
@@ -56,6 +58,10 @@ class Recorder:
         self._calls: Counter[str] = Counter()
         self._total_us: Counter[str] = Counter()
         self._buckets = {operation: [0] * _BUCKETS for operation in OPERATIONS}
+        forks.watch(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
 
     def call(
         self,

@@ -10,6 +10,7 @@ Used by one thread at a time; ``close`` may come from any.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -28,6 +29,7 @@ Steps = Generator[int, int, None]  # yields what to poll for, is sent what is re
 
 _HEAD_BYTES: Final = 4096
 _RECEIVES_PER_STEP: Final = 8
+_SENDS_PER_STEP: Final = 8
 
 
 class Flow:
@@ -49,6 +51,11 @@ class Flow:
 
     def fileno(self) -> int:
         return self._sock.fileno()
+
+    def interrupt(self) -> None:
+        """Has whoever uses this flow in another thread find it lost."""
+        with contextlib.suppress(OSError):  # not connected, or closed already
+            self._sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """The fence: after this no byte can land in anyone's memory through this connection."""
@@ -74,8 +81,17 @@ class Flow:
             raise RemoteProtocolError(f"{self.route.server} did not say WELCOME")
         if header.flags & wire.Flag.ERROR:
             raise self._refusal(metadata)
-        self.welcome = json.loads(metadata)
+        self.welcome = self._parse_welcome(metadata)
         self.open = True
+
+    def _parse_welcome(self, metadata: bytes) -> dict[str, Any]:
+        try:
+            welcome = json.loads(metadata)
+        except (ValueError, RecursionError):
+            welcome = None
+        if not isinstance(welcome, dict):
+            raise RemoteProtocolError(f"the WELCOME of {self.route.server} is no JSON object")
+        return welcome
 
     def _connect_socket(self) -> Steps:
         try:
@@ -126,6 +142,8 @@ class Flow:
                 kind=call.kind,
                 request_id=number & 0xFFFFFFFF,
             )
+            if number != first_id:
+                yield select.POLLOUT  # sealed while the last one drains; now other flows have their turn
             yield from self._send_views([memoryview(sealed), *call.sources])
 
     def _receive_all(self, calls: Sequence[Call], first_id: int) -> Steps:
@@ -133,7 +151,11 @@ class Flow:
             header, metadata = yield from self._receive_frame(call.response_metadata_bytes)
             if header.request_id != number & 0xFFFFFFFF or header.opcode != call.opcode:
                 raise RemoteProtocolError(f"{self.route.server} answered another request")
+            if not header.flags & wire.Flag.RESPONSE:
+                raise RemoteProtocolError(f"{self.route.server} sent a request")
             if header.flags & wire.Flag.ERROR:
+                if header.payload_bytes:
+                    raise RemoteProtocolError(f"{self.route.server} sent an error with a payload")
                 call.error = self._refusal(metadata)
                 continue
             targets = call.accept(header, metadata)
@@ -143,13 +165,18 @@ class Flow:
 
     def _send_views(self, views: list[memoryview]) -> Steps:
         cursor = Cursor(views)
+        sends = 0
         while cursor.left:
             try:
                 cursor.advance(self._sock.sendmsg(cursor.window()))
             except BlockingIOError:
                 yield select.POLLOUT
+                continue
             except OSError as error:
                 raise self._lost(error) from error
+            sends += 1
+            if sends % _SENDS_PER_STEP == 0 and cursor.left:
+                yield select.POLLOUT  # as in _receive_payload
 
     def _receive_frame(self, metadata_bytes_hint: int) -> Generator[int, int, tuple[wire.Header, bytes]]:
         """The next frame up to its payload, verified. What was read beyond it stays in ``_head``."""

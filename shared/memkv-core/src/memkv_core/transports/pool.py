@@ -4,62 +4,70 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict
+from collections.abc import Sequence
 
-from memkv_core.errors import ClientClosedError, TransportTimeoutError
+from memkv_core.errors import ClientClosedError
 from memkv_core.transports.base import Route
 from memkv_core.transports.flow import Flow
 
 
 class Pool:
-    """Hands out idle flows, or leave to make a new one (``acquire`` returns None)."""
+    """Hands out places of a route, each with an idle flow or the leave to make one; never waits by itself."""
 
     def __init__(self, connections_max: int) -> None:
         self._connections_max = connections_max
         self._changed = threading.Condition()
         self._idle: defaultdict[Route, list[Flow]] = defaultdict(list)
         self._taken: defaultdict[Route, int] = defaultdict(int)
+        self._in_use: set[Flow] = set()
         self._closed = False
         self._waiting = 0
 
-    def acquire(self, route: Route, deadline_s: float) -> Flow | None:
-        """An idle flow of the route, or None: make one. Either is given back with ``release``.
-
-        Waits while all the route's connections are in use; TransportTimeoutError when that lasts too long.
-        """
+    def acquire(self, route: Route) -> tuple[bool, Flow | None]:
+        """(whether there is a place, an idle flow or None: make one and ``adopt`` it). See ``release``."""
         with self._changed:
-            while self._taken[route] >= self._connections_max and not self._closed:
-                left_s = deadline_s - time.monotonic()
-                if left_s <= 0 or not self._wait(left_s):
-                    raise TransportTimeoutError(
-                        f"all {self._connections_max} connections to {route.server} were busy until the deadline",
-                        remedy="raise `connections` or `timeout_ms`",
-                    )
             if self._closed:
                 raise ClientClosedError("the client is closed")
+            if self._taken[route] >= self._connections_max:
+                return False, None
             self._taken[route] += 1
             idle = self._idle[route]
-            return idle.pop() if idle else None
+            if not idle:
+                return True, None
+            flow = idle.pop()
+            self._in_use.add(flow)
+            return True, flow
+
+    def adopt(self, flow: Flow) -> None:
+        """A new flow, for the place that ``acquire`` gave."""
+        with self._changed:
+            self._in_use.add(flow)
+
+    def wait(self, routes: Sequence[Route], timeout_s: float) -> None:
+        """Waits until there may be a place on one of ``routes``, at most so long."""
+        with self._changed:
+            self._waiting += 1
+            try:
+                self._changed.wait_for(lambda: self._closed or any(map(self._has_place, routes)), timeout_s)
+            finally:
+                self._waiting -= 1
+
+    def _has_place(self, route: Route) -> bool:
+        return self._taken[route] < self._connections_max
 
     def release(self, route: Route, flow: Flow | None) -> None:
-        """Gives a place back; a flow that is open goes to the idle ones."""
+        """Gives a place back. A flow that is open goes to the idle ones, any other is closed."""
         with self._changed:
             self._taken[route] -= 1
-            if flow is not None and flow.open:
-                if self._closed:
-                    flow.close()
-                else:
+            if flow is not None:
+                self._in_use.discard(flow)
+                if flow.open and not self._closed:
                     self._idle[flow.route].append(flow)  # of the lane it got, where any lane was asked for
-            if self._waiting:  # a notify() costs as much as the rest of this
-                self._changed.notify()
-
-    def _wait(self, seconds: float) -> bool:
-        self._waiting += 1
-        try:
-            return self._changed.wait(seconds)
-        finally:
-            self._waiting -= 1
+                else:
+                    flow.close()
+            if self._waiting:  # a notify costs as much as the rest of this
+                self._changed.notify_all()  # all: those who wait may do so for other routes
 
     def discard_idle(self, server: str) -> None:
         """Closes the idle flows to a server: what they are connected to is gone."""
@@ -69,17 +77,19 @@ class Pool:
                     while flows:
                         flows.pop().close()
 
-    def forget(self) -> None:
-        """After a fork: the parent's connections are not the child's. Closes this process's copies only."""
-        for flows in self._idle.values():
-            for flow in flows:
-                flow.close()
-        self.__init__(self._connections_max)  # type: ignore[misc]
-
     def close(self) -> None:
+        """Closes the idle flows, interrupts those in use, wakes whoever waits. Idempotent."""
         with self._changed:
             self._closed = True
             for flows in self._idle.values():
                 while flows:
                     flows.pop().close()
+            for flow in self._in_use:
+                flow.interrupt()
             self._changed.notify_all()
+
+    def abandon(self) -> None:
+        """In the child of a fork: closes this process's copies, which ends no connection, and takes no lock."""
+        for flows in [*self._idle.values(), self._in_use]:
+            for flow in flows:
+                flow.close()

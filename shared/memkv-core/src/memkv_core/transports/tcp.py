@@ -2,31 +2,38 @@
 """TCP: pooled connections, all of a call's servers moved at once by the calling thread, one deadline over everything.
 
 No thread of its own: the calling thread drives one ``flow`` generator per route with poll(2). What is not done at the
-deadline has its socket closed before the call returns, so that no late byte can land in the caller's memory.
+deadline has its socket closed before the call returns, so that no late byte can land in the caller's memory. A task
+that must wait for a connection or for the name service does so beside those that run, and one that is done gives its
+connection back at once: threads that want the same connections in different orders cannot wait for each other.
 """
 
 from __future__ import annotations
 
-import os
 import select
-import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from memkv_core import handshake, limits
+from memkv_core import forks, handshake, limits
 from memkv_core.buffers import Region
-from memkv_core.errors import ConnectError, DisconnectedError, MemKVError, RemoteProtocolError, TransportTimeoutError
+from memkv_core.errors import (
+    ConnectError,
+    DisconnectedError,
+    MemKVError,
+    PoolTimeoutError,
+    RemoteProtocolError,
+    TransportTimeoutError,
+)
 from memkv_core.session import Session
 from memkv_core.transports.base import Call, Route
 from memkv_core.transports.flow import Flow, Steps
 from memkv_core.transports.pool import Pool
-from memkv_core.transports.resolve import Resolved, resolve
+from memkv_core.transports.resolve import Lookup, Resolver
 
 SessionFactory = Callable[[int], Session]  # lane -> a fresh client session
 
-_HANDSHAKE_S: Final = limits.HANDSHAKE_TIMEOUT_MS / 1000
+_PENDING_S: Final = 0.002  # how often a task that waits is looked after while others run
 
 
 @dataclass(slots=True)
@@ -36,10 +43,11 @@ class _Task:
     route: Route
     calls: Sequence[Call]
     flow: Flow | None = None
-    steps: Steps | None = None
+    steps: Steps | None = None  # what is left to do; None before and after
     error: MemKVError | None = None
     pooled: bool = False  # its flow came from the pool, where the peer may have closed it unseen
-    holds_place: bool = field(default=False)
+    holds_place: bool = False
+    lookup: Lookup | None = None  # what it waits for before it can connect
 
 
 class TCPTransport:
@@ -51,9 +59,9 @@ class TCPTransport:
         self._new_session = new_session
         self._pool = Pool(connections)
         self._lane_counts: dict[str, int] = {}
-        self._resolved: dict[str, Resolved] = {}
-        self._pid = os.getpid()
-        self._fork_lock = threading.Lock()
+        self._connections = connections
+        self._resolver = Resolver()
+        forks.watch(self)
 
     # -- the seam -----------------------------------------------------------------------------------------------------
     def lane_counts(self, servers: Sequence[str], deadline_s: float) -> dict[str, int | MemKVError]:
@@ -65,7 +73,7 @@ class TCPTransport:
             tasks = [_Task(Route(server, handshake.LANE_ANY), ()) for server in unknown]
             self._run_tasks(tasks, deadline_s)
             for task in tasks:
-                known[task.route.server] = task.error or self._lane_counts[task.route.server]
+                known[task.route.server] = task.error or _lane_count(task.flow)
         return known
 
     def run(self, work: Sequence[tuple[Route, Sequence[Call]]], deadline_s: float) -> None:
@@ -95,41 +103,51 @@ class TCPTransport:
     def close(self) -> None:
         self._pool.close()
 
+    def after_fork(self) -> None:
+        """The parent's connections are not the child's, and its look-ups run on threads that are not there."""
+        self._pool.abandon()
+        self._pool = Pool(self._connections)
+        self._resolver = Resolver()
+
     # -- driving ------------------------------------------------------------------------------------------------------
     def _run_tasks(self, tasks: Sequence[_Task], deadline_s: float) -> None:
-        if os.getpid() != self._pid:
-            self._after_fork()
         try:
-            self._drive(tasks, deadline_s)
+            if len(tasks) == 1:
+                self._drive_one(tasks[0], deadline_s)
+            else:
+                self._drive(tasks, deadline_s)
         finally:
             for task in tasks:
                 self._finish(task)
 
     def _drive(self, tasks: Sequence[_Task], deadline_s: float) -> None:
-        if len(tasks) == 1:
-            self._drive_one(tasks[0], deadline_s)
-            return
         poller = select.poll()
         waiting: dict[int, _Task] = {}
-        for task in tasks:
-            self._start(task, deadline_s)
-            if task.error is None:
-                self._advance(task, None, poller, waiting)
-        while waiting:
-            left_s = deadline_s - time.monotonic()
-            ready = poller.poll(max(0.0, left_s) * 1000)
-            if not ready and left_s <= 0:
-                for task in waiting.values():
-                    task.error = _too_late(task.route)
+        pending: Sequence[_Task] = tasks
+        while True:
+            pending = [task for task in pending if not self._begin(task, poller, waiting)]
+            if not pending and not waiting:
                 return
-            for fd, events in ready:
-                task = waiting[fd]
-                self._advance(task, events, poller, waiting)
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                for task in [*pending, *waiting.values()]:
+                    task.error = _too_late(task)
+                return
+            if not waiting:
+                self._wait_to_start(pending, left_s)
+                continue
+            for fd, events in poller.poll(1000 * (min(left_s, _PENDING_S) if pending else left_s)):
+                self._advance(waiting[fd], events, poller, waiting)
 
     def _drive_one(self, task: _Task, deadline_s: float) -> None:
         """As ``_drive``, without what several tasks need: half the cost of a small call."""
-        self._start(task, deadline_s)
-        mask = 0 if task.error is not None else self._resume(task, None)
+        while not self._start(task):
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                task.error = _too_late(task)
+                return
+            self._wait_to_start([task], left_s)
+        mask = self._resume(task, None)
         if not mask:
             return
         assert task.flow is not None
@@ -141,20 +159,41 @@ class TCPTransport:
                 poller.register(fd, mask)  # registering again changes the mask
                 polled = mask
             left_s = deadline_s - time.monotonic()
-            ready = poller.poll(max(0.0, left_s) * 1000)
+            if left_s <= 0:
+                task.error = _too_late(task)
+                return
+            ready = poller.poll(left_s * 1000)
             if ready:
                 mask = self._resume(task, ready[0][1])
-            elif left_s <= 0:
-                task.error = _too_late(task.route)
-                return
 
-    def _start(self, task: _Task, deadline_s: float) -> None:
+    def _wait_to_start(self, pending: Sequence[_Task], left_s: float) -> None:
+        """Waits until one of the tasks may start, or something else is to be looked after."""
+        lookups = [task.lookup for task in pending if task.lookup is not None]
+        if lookups:
+            lookups[0].wait(left_s if len(pending) == 1 else min(left_s, _PENDING_S))
+        else:
+            self._pool.wait([task.route for task in pending], left_s)
+
+    def _begin(self, task: _Task, poller: select.poll, waiting: dict[int, _Task]) -> bool:
+        """Starts a task and takes its first step, if it can start."""
+        if not self._start(task):
+            return False
+        if task.flow is not None and task.error is None:
+            self._advance(task, None, poller, waiting)
+        return True
+
+    def _start(self, task: _Task) -> bool:
+        """Gets a task its connection; False where it has to wait for a place in the pool or for the name service."""
         try:
-            task.flow = self._pool.acquire(task.route, deadline_s)
-            task.holds_place = True
-            task.pooled = task.flow is not None
+            if not task.holds_place:
+                task.holds_place, task.flow = self._pool.acquire(task.route)
+                if not task.holds_place:
+                    return False
+                task.pooled = task.flow is not None
             if task.flow is None:
-                task.flow = self._new_flow(task.route, deadline_s)
+                task.flow = self._new_flow(task)
+                if task.flow is None:
+                    return False
                 task.steps = self._connect_and_exchange(task, task.flow)
             elif task.calls:
                 task.steps = task.flow.exchange(task.calls)
@@ -162,6 +201,7 @@ class TCPTransport:
             task.error = error
         except OSError as error:
             task.error = ConnectError(f"cannot open a socket to {task.route.server}: {error.strerror}")
+        return True
 
     def _connect_and_exchange(self, task: _Task, flow: Flow) -> Steps:
         yield from flow.connect()
@@ -177,8 +217,10 @@ class TCPTransport:
         if mask:
             poller.register(fd, mask)  # registering again changes the mask
             waiting[fd] = task
-        elif waiting.pop(fd, None) is not None:
+            return
+        if waiting.pop(fd, None) is not None:
             poller.unregister(fd)
+        self._finish(task)
 
     @staticmethod
     def _resume(task: _Task, events: int | None) -> int:
@@ -188,7 +230,7 @@ class TCPTransport:
         try:
             return next(task.steps) if events is None else task.steps.send(events)
         except StopIteration:
-            return 0
+            task.steps = None
         except MemKVError as error:
             task.error = error
         except OSError as error:
@@ -196,12 +238,16 @@ class TCPTransport:
         return 0
 
     def _finish(self, task: _Task) -> None:
-        """Fences a failed task's connection, gives its place back, and marks its calls."""
+        """Gives a task's place back and marks its calls; the connection of one that is not done is closed (the fence).
+
+        Idempotent.
+        """
         flow = task.flow
-        if task.error is not None or (task.steps is not None and _unfinished(task.steps)):
+        if task.error is not None or task.steps is not None:
+            # Steps without an error: an exception that is no error of a connection (Ctrl-C) ended them half-way.
             task.error = task.error or DisconnectedError("interrupted")
             if flow is not None:
-                flow.close()
+                flow.open = False  # so that it is closed when it is released
             for call in task.calls:
                 if not call.done and call.error is None:
                     call.error = task.error
@@ -210,13 +256,16 @@ class TCPTransport:
             self._pool.release(task.route, flow)
 
     # -- connections --------------------------------------------------------------------------------------------------
-    def _new_flow(self, route: Route, deadline_s: float) -> Flow:
-        resolved = self._resolved.get(route.server)
-        if resolved is None:
-            resolved = resolve(route.server, min(deadline_s, time.monotonic() + _HANDSHAKE_S))
-        self._resolved.pop(route.server, None)  # kept only once it has proved good, see _learn
+    def _new_flow(self, task: _Task) -> Flow | None:
+        """A flow that is not connected yet; None while its server's name is being looked up."""
+        route = task.route
+        resolved = self._resolver.address(route.server)
+        if isinstance(resolved, Lookup):
+            task.lookup = resolved
+            return None
         flow = Flow(route, resolved.sockaddr, resolved.family, self._new_session(route.lane))
         flow.resolved = resolved
+        self._pool.adopt(flow)
         return flow
 
     def _learn(self, route: Route, flow: Flow) -> None:
@@ -225,32 +274,35 @@ class TCPTransport:
         if not isinstance(lane_count, int) or not 1 <= lane_count <= limits.LANES_MAX or lane not in range(lane_count):
             raise RemoteProtocolError(f"{route.server} says it is lane {lane!r} of {lane_count!r}")
         if flow.resolved is not None:
-            self._resolved[route.server] = flow.resolved
+            self._resolver.proved(route.server, flow.resolved)
         self._lane_counts[route.server] = lane_count
         if route.lane == handshake.LANE_ANY:
             flow.route = Route(route.server, int(lane or 0))
         elif route.lane != lane:
             raise ConnectError(f"{route.server} has other lanes than before")
 
-    def _after_fork(self) -> None:
-        with self._fork_lock:
-            if os.getpid() != self._pid:
-                self._pool.forget()
-                self._lane_counts.clear()
-                self._pid = os.getpid()
 
-
-def _too_late(route: Route) -> TransportTimeoutError:
+def _too_late(task: _Task) -> TransportTimeoutError:
+    """Why a task was not done in time."""
+    server = task.route.server
+    if not task.holds_place:
+        remedy = "raise `connections` or `timeout_ms`"
+        return PoolTimeoutError(f"all connections to {server} were busy until the deadline", remedy=remedy)
+    if task.flow is None:
+        remedy = "check MEMKV_SERVERS and the name service"
+        return TransportTimeoutError(f"{server} was not resolved before the deadline", remedy=remedy)
     return TransportTimeoutError(
-        f"{route.server} did not answer before the deadline",
+        f"{server} did not answer before the deadline",
         remedy="see `memkv admin status`; raise `timeout_ms` if the network is slow",
     )
+
+
+def _lane_count(flow: Flow | None) -> int:
+    """What the WELCOME of a flow says, which ``_learn`` found good."""
+    assert flow is not None
+    return int(flow.welcome["lanes"])
 
 
 def _unseen(task: _Task) -> bool:
     """Whether a task may be run again as if nothing had happened: no call of it is half received."""
     return not any(call.started and not call.done for call in task.calls)
-
-
-def _unfinished(steps: Steps) -> bool:
-    return steps.gi_frame is not None  # type: ignore[attr-defined]  # a generator that has returned has no frame
