@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -55,3 +56,16 @@ def make_config(monkeypatch: pytest.MonkeyPatch, license_settings: dict[str, str
         return ClientConfig.load(**(given | license_settings | overrides))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[[Callable[[], object]], None]:
+    """Waits until a condition holds; long enough for any machine, and no longer than needed."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        give_up_s = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < give_up_s, "it did not come true"
+            time.sleep(0.01)
+
+    return wait
