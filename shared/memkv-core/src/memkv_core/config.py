@@ -121,7 +121,8 @@ class ClientConfig(LayeredSettings):
     model_config = SettingsConfigDict(env_prefix="MEMKV_")
     secret_fields: ClassVar[frozenset[str]] = frozenset({"auth_key"})
     # Read elsewhere in MemKV: not fields, but no misspelt ones either.
-    other_variables: ClassVar[set[str]] = {"MEMKV_PROMETHEUS_BIND", "MEMKV_OTEL_ENDPOINT"}
+    other_variables: ClassVar[set[str]] = {"MEMKV_PROMETHEUS_BIND", "MEMKV_OTEL_ENDPOINT", "MEMKV_DEBUG"}
+    other_prefixes: ClassVar[tuple[str, ...]] = ("MEMKV_SERVER_",)  # the node's own settings
 
     servers: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_servers)] = Field(description=_SERVERS)
     auth_key: Annotated[SecretStr, BeforeValidator(_secret(parse_auth_key))] = Field(description=_KEY_REMEDY)

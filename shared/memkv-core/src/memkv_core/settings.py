@@ -83,6 +83,7 @@ class LayeredSettings(BaseSettings):
     file_variable: ClassVar[str] = "MEMKV_CONFIG"
     secret_fields: ClassVar[frozenset[str]] = frozenset()
     other_variables: ClassVar[set[str]] = set()  # of the same prefix, but no fields; adapters add theirs
+    other_prefixes: ClassVar[tuple[str, ...]] = ()  # of variables that another table reads
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
 
@@ -178,7 +179,8 @@ class LayeredSettings(BaseSettings):
     def _warn_unknown_variables(cls, prefix: str) -> None:
         known = {prefix + name.upper() for name in cls.model_fields} | cls.other_variables | {cls.file_variable}
         for name in os.environ:
-            if prefix and name.startswith(prefix) and name not in known:
+            foreign = name in known or name.startswith(cls.other_prefixes)
+            if prefix and name.startswith(prefix) and not foreign:
                 near = nearest(name, known)
                 hint = f"; did you mean {near}?" if near else ""
                 _log.warning(name, "environment variable %s is not known and has no effect%s", name, hint)
