@@ -28,7 +28,8 @@ class Plan:
     lookup_keys: int = 2000
     clients: int = 1
     seconds: float = 6.0  # of each operation, all slices together
-    slices: int = 3  # operations and comparisons take turns so often, so that all see the same weather
+    slices: int = 3  # an operation and what it is compared with take turns so often: they see the same weather
+    fill_bytes: int = 0  # written first by all clients together: memory and files that were never touched are slow
     rounds: int | None = None  # calls of each client and slice, in place of ``seconds``
     namespace: str = "memkv-bench"
     run: str = "0"  # makes the keys of one run its own

@@ -6,7 +6,7 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -62,22 +62,19 @@ def run(plan: Plan, *, raw: bool, redis_address: str | None, progress: Progress)
     """Runs ``plan``. Raises MemKVError, one line, where nothing can be measured."""
     plan.check()
     report = Report(plan)
-    redis = RedisExists(redis_address) if redis_address is not None and "exists" in plan.operations else None
-    yardstick = RawLoopback() if raw else None
-    try:
-        with _workers(plan) as pipes:
-            progress("prepare", 0, None)
-            _all(pipes, ("prepare",), _raise_text)
+    with ExitStack() as stack:
+        yardstick = stack.enter_context(RawLoopback()) if raw else None
+        redis = None
+        if redis_address is not None and "exists" in plan.operations:
+            redis = stack.enter_context(closing(RedisExists(redis_address)))
+        pipes = stack.enter_context(_workers(plan))
+        for operation in plan.operations:  # one after the other: puts may evict what gets will read
+            progress(f"prepare {operation}", 0, None)
+            _all(pipes, ("prepare", operation), _raise_text)
             for index in range(plan.slices):
-                for operation in plan.operations:
-                    _slice(report, pipes, operation, yardstick, redis)
-                    progress(operation, index, report.outcomes[operation])
-            progress("clean up", plan.slices, None)
-    finally:
-        if yardstick is not None:
-            yardstick.__exit__(None, None, None)
-        if redis is not None:
-            redis.close()
+                _slice(report, pipes, operation, yardstick, redis)
+                progress(operation, index, report.outcomes[operation])
+        progress("clean up", plan.slices, None)
     return report
 
 
@@ -101,7 +98,8 @@ def _slice(
 def _all(pipes: list[Connection], command: tuple[str, ...], take: Callable[[Any], None]) -> None:
     """Gives every worker the command, then takes each one's answer."""
     for pipe in pipes:
-        pipe.send(command)
+        with suppress(BrokenPipeError):  # it has ended: what it said last says why
+            pipe.send(command)
     for pipe in pipes:
         try:
             answer = pipe.recv()
@@ -136,7 +134,8 @@ def _workers(plan: Plan) -> Iterator[list[Connection]]:
             processes.append(process)
         yield pipes
         for pipe in pipes:
-            pipe.send(("stop",))
+            with suppress(BrokenPipeError):
+                pipe.send(("stop",))
         for process in processes:
             process.join(STOP_S)
     finally:

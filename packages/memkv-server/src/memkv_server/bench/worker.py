@@ -19,7 +19,7 @@ PREPARE_TIMEOUT_MS: Final = 60_000
 
 
 def serve(pipe: Connection, plan: Plan, index: int) -> None:
-    """Answers ``("prepare",)`` with an error text or None, ``("run", op)`` with a Sample, until ``("stop",)``."""
+    """Answers ``("prepare", op)`` with an error text or None, ``("run", op)`` with a Sample, until ``("stop",)``."""
     try:
         config = ClientConfig.load(namespace=plan.namespace)
         client = Client(config)
@@ -31,7 +31,7 @@ def serve(pipe: Connection, plan: Plan, index: int) -> None:
         while True:
             command = pipe.recv()
             if command[0] == "prepare":
-                pipe.send(worker.prepare())
+                pipe.send(worker.prepare(command[1]))
             elif command[0] == "run":
                 pipe.send(worker.run(command[1]))
             else:
@@ -58,22 +58,28 @@ class Worker:
         self._stored = [self._keys(f"get/{batch}", plan.batch) for batch in range(plan.batches)]
         self._small = self._keys("small", max(plan.exists_keys, plan.lookup_keys))
         self._round = 0
+        self._filled = 0
         self._written: list[bytes] = []
 
-    def prepare(self) -> str | None:
-        """Stores what will be read. Says what is wrong where it cannot be stored and read back."""
-        plan = self._plan
-        batches = self._stored if "get" in plan.operations else self._stored[:1]
+    def prepare(self, operation: str) -> str | None:
+        """Stores what ``operation`` will read. Says what is wrong where it cannot be stored and found."""
+        self._fill()
+        batches = {"get": self._stored, "put": self._stored[:1]}.get(operation, [self._small])
+        values = self._sources if operation in MOVING else [self._source[:64].data] * len(self._small)
         for keys in batches:
-            if not all(self._client.put(keys, self._sources, timeout_ms=PREPARE_TIMEOUT_MS)):
+            if not all(self._client.put(keys, values, timeout_ms=PREPARE_TIMEOUT_MS)):
                 return f"blocks could not be stored: {self._causes()}"
-        if {"exists", "lookup"}.intersection(plan.operations):
-            tiny = [self._source[:64]] * len(self._small)
-            if not all(self._client.put(self._small, tiny, timeout_ms=PREPARE_TIMEOUT_MS)):
-                return f"small blocks could not be stored: {self._causes()}"
         if not all(all(self._client.exists(keys, timeout_ms=PREPARE_TIMEOUT_MS)) for keys in batches):
-            return "the cluster has no room for the blocks to read: lower --batches or raise its capacity"
+            return "the cluster has no room for the blocks to read; lower --batches or raise its capacity"
         return None
+
+    def _fill(self) -> None:
+        """Once: writes this client's share of what is to be written before anything is measured."""
+        share = self._plan.fill_bytes // self._plan.clients
+        size = self._plan.batch * self._plan.block_bytes
+        while self._filled < share:
+            self._put()
+            self._filled += size
 
     def run(self, operation: str) -> Sample:
         """One slice."""

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 EPILOG = examples(
     'eval "$(memkv dev up)" && memkv bench',
-    "memkv bench --op get --block-size 1MiB --batch 64 --compare raw",
+    "memkv bench --op get --op put --block-size 1MiB --batch 64 --fill 4GiB --compare raw",
     "memkv bench --op exists --compare redis --redis-address 127.0.0.1:6379 --json",
 )
 
@@ -38,8 +38,9 @@ def bench(
     lookup_keys: Annotated[int, typer.Option(help="Keys of one lookup call.")] = 2000,
     clients: Annotated[int, typer.Option(help="Client processes.")] = 1,
     duration: Annotated[float, typer.Option(help="Seconds for each operation.")] = 6.0,
+    fill: Annotated[str, typer.Option(help="Bytes written before measuring: fresh space is slow at first.")] = "0",
     rounds: Annotated[int | None, typer.Option(help="Calls of each client and slice, in place of --duration.")] = None,
-    slices: Annotated[int, typer.Option(help="Turns that operations and comparisons take.")] = 3,
+    slices: Annotated[int, typer.Option(help="Turns that an operation and a comparison take.")] = 3,
     namespace: Annotated[str, typer.Option(help="Namespace to write to.")] = "memkv-bench",
     compare: Annotated[list[str] | None, typer.Option(help="raw (a C program) or redis; repeat it.")] = None,
     redis_address: Annotated[str, typer.Option(help="host:port of a redis-server.")] = "127.0.0.1:6379",
@@ -57,7 +58,7 @@ def bench(
         raise ConfigError(f"--compare {min(unknown)!r}", remedy="use raw or redis")
     plan = Plan(
         operations=tuple(op) if op else OPERATIONS,
-        block_bytes=_size(block_size),
+        block_bytes=_size(block_size, "--block-size"),
         batch=batch,
         batches=batches,
         exists_keys=exists_keys,
@@ -65,6 +66,7 @@ def bench(
         clients=clients,
         seconds=duration,
         slices=slices,
+        fill_bytes=_size(fill, "--fill"),
         rounds=rounds,
         namespace=namespace,
         run=secrets.token_hex(8),
@@ -82,11 +84,11 @@ def bench(
         raise typer.Exit(1)
 
 
-def _size(text: str) -> int:
+def _size(text: str, flag: str) -> int:
     try:
         return int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
-        raise ConfigError(f"--block-size {text!r} is no size", remedy="write bytes, or 64KiB, 1MiB") from None
+        raise ConfigError(f"{flag} {text!r} is no size", remedy="write bytes, or 64KiB, 1MiB") from None
 
 
 def _table(report: Report) -> Table:

@@ -8,6 +8,7 @@ Exit codes: 0 done; 1 a check said no (``admin health`` of an unhealthy node); 2
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -32,10 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except (typer.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader (`| head`) has seen enough
-        return 0
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_has_gone():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more can be said to it
+            return 0
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}")
     except Exception as error:
@@ -44,6 +45,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("MEMKV_DEBUG"):
             raise
         return _fail(f"internal error: {type(error).__name__}: {error}; set MEMKV_DEBUG=1 to see where, and report it")
+
+
+def _reader_has_gone() -> bool:
+    """Whether stdout is a pipe whose reader (``| head``) has seen enough."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _fd, event in poll.poll(0))
 
 
 def _fail(text: str) -> int:
