@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""sglang's own cache controller and host pools against a real node: every layout, both interfaces, byte for byte."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from sglang_rig.checkpoint import prompt
+from sglang_rig.controller import PAGE, Controller, one_rank
+
+MHA = [("mha", layout) for layout in ("layer_first", "page_first", "page_first_direct", "page_head")]
+MLA = [("mla", layout) for layout in ("layer_first", "page_first", "page_first_direct")]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_rank() -> None:
+    one_rank()
+
+
+@pytest.fixture
+def controller(memkv_env: Any) -> Iterator[Callable[..., Controller]]:
+    """Makes controllers that stop with the test."""
+    made: list[Controller] = []
+
+    def make(*arguments: Any, **extra: Any) -> Controller:
+        made.append(Controller(*arguments, **extra))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return len(one) == len(other) and all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("read_v1", [True, False], ids=["read-v1", "read-generic"])
+@pytest.mark.parametrize("write_v1", [True, False], ids=["write-v1", "write-generic"])
+@pytest.mark.parametrize(("kind", "layout"), MHA + MLA)
+def test_pages_come_back_byte_for_byte(
+    controller: Callable[..., Controller], kind: str, layout: str, write_v1: bool, read_v1: bool
+) -> None:
+    # A model of its own for each case, so that none reads what another wrote.
+    model = f"{kind}/{layout}-{write_v1}-{read_v1}"
+    writer = controller(kind, layout, v1=write_v1, model=model)
+    writer.fill(seed=1)
+    tokens = prompt(0, 8 * PAGE)
+    stored, pages = writer.write(tokens)
+    assert stored == 8 * PAGE
+
+    reader = controller(kind, layout, v1=read_v1, model=model)
+    reader.fill(seed=2)
+    longer = tokens + prompt(1, 4 * PAGE)
+    hit, completed, found = reader.read(longer)
+    assert (hit, completed) == (8 * PAGE, 8 * PAGE)
+    assert same(found, pages)
+    assert reader.read(prompt(2, 4 * PAGE)) == (0, 0, [])
+    assert writer.write(tokens)[0] == 8 * PAGE  # already there counts as stored
+
+
+# Pages of all of these are equally long, so their size does not give a mix-up away.
+OTHERS: dict[str, dict[str, Any]] = {
+    "fp16": {"dtype": torch.float16},
+    "page_first_direct": {"layout": "page_first_direct"},
+    "layer_first": {"layout": "layer_first"},
+    "page_head": {"layout": "page_head"},
+    "tag": {"tag": "v2"},
+    "model": {"model": "org/other"},
+    "kv_cache_dtype": {"kv_cache_dtype": "fp8_e5m2"},
+}
+
+
+@pytest.mark.parametrize("label", OTHERS)
+def test_runs_that_differ_never_read_each_others_pages(controller: Callable[..., Controller], label: str) -> None:
+    tokens = prompt(0, 8 * PAGE)
+    first = controller("mha", "page_first", v1=True, model="org/traps")
+    first.fill(seed=1)
+    assert first.write(tokens)[0] == 8 * PAGE
+    assert first.read(tokens)[1] == 8 * PAGE
+
+    change = {"layout": "page_first", "model": "org/traps", **OTHERS[label]}
+    other = controller("mha", change.pop("layout"), v1=True, **change)
+    other.fill(seed=2)
+    assert other.read(tokens) == (0, 0, [])
+    stored, pages = other.write(tokens)
+    assert stored == 8 * PAGE
+    assert same(other.read(tokens)[2], pages)  # its own, not the first one's
+
+
+def test_a_long_prompt_crosses_sglangs_batches(controller: Callable[..., Controller]) -> None:
+    """sglang moves 128 pages in one call at most."""
+    writer = controller("mha", "page_first", v1=True, model="org/long")
+    writer.fill(seed=3)
+    tokens = prompt(0, 150 * PAGE)
+    stored, pages = writer.write(tokens)
+    assert stored == 150 * PAGE
+    hit, completed, found = writer.read(tokens)
+    assert (hit, completed) == (150 * PAGE, 150 * PAGE)
+    assert same(found, pages)
+
+
+def test_stored_bytes_that_were_flipped_are_a_miss(controller: Callable[..., Controller], memkv_env: Any) -> None:
+    writer = controller("mha", "page_first", v1=True, model="org/flipped")
+    writer.fill(seed=4)
+    tokens = prompt(0, 8 * PAGE)
+    assert writer.write(tokens)[0] == 8 * PAGE
+    assert memkv_env.flip_stored_bytes() > 8
+    _, completed, _ = writer.read(tokens)
+    assert completed == 0
+    assert writer.write(tokens)[0] == 8 * PAGE  # and may be stored again
+    assert writer.read(tokens)[1] == 8 * PAGE
+
+
+def test_clear_empties_the_store_for_a_fresh_process_too(controller: Callable[..., Controller]) -> None:
+    writer = controller("mha", "page_first", v1=True, model="org/cleared")
+    tokens = prompt(0, 8 * PAGE)
+    assert writer.write(tokens)[0] == 8 * PAGE
+    writer.storage.clear()
+    assert writer.read(tokens) == (0, 0, [])
+    fresh = controller("mha", "page_first", v1=True, model="org/cleared")
+    assert fresh.read(tokens) == (0, 0, [])
