@@ -159,3 +159,14 @@ def test_everyone_who_waits_is_woken(end: str) -> None:
         waiter.join(30)
     assert sorted(woken) == [A0, A1, A1, B0]
     assert pool._waiting == 0
+
+
+def test_a_flow_of_any_lane_does_not_exceed_its_lanes_bound() -> None:
+    pool = Pool(1)
+    anywhere = Route("a:9900", 0xFFFF)
+    stray, of_lane = made(pool, anywhere), made(pool, A1)
+    stray.route = A1
+    pool.release(anywhere, stray)
+    assert stray.closed == 1
+    pool.release(A1, of_lane)
+    assert of_lane.closed == 0

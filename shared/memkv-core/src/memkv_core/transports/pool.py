@@ -62,8 +62,9 @@ class Pool:
             self._taken[route] -= 1
             if flow is not None:
                 self._in_use.discard(flow)
-                if flow.open and not self._closed:
-                    self._idle[flow.route].append(flow)  # of the lane it got, where any lane was asked for
+                idle = self._idle[flow.route]  # of the lane it got, where any lane was asked for
+                if flow.open and not self._closed and len(idle) + self._taken[flow.route] < self._connections_max:
+                    idle.append(flow)
                 else:
                     flow.close()
             if self._waiting:  # a notify costs as much as the rest of this

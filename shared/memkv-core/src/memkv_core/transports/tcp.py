@@ -48,6 +48,7 @@ class _Task:
     pooled: bool = False  # its flow came from the pool, where the peer may have closed it unseen
     holds_place: bool = False
     lookup: Lookup | None = None  # what it waits for before it can connect
+    lane_count: int = 0  # what a task without calls is for
 
 
 class TCPTransport:
@@ -65,15 +66,17 @@ class TCPTransport:
 
     # -- the seam -----------------------------------------------------------------------------------------------------
     def lane_counts(self, servers: Sequence[str], deadline_s: float) -> dict[str, int | MemKVError]:
-        known: dict[str, int | MemKVError] = {
-            server: self._lane_counts[server] for server in servers if server in self._lane_counts
-        }
+        known: dict[str, int | MemKVError] = {}
+        for server in servers:
+            count = self._lane_counts.get(server)  # once: a probe may take it away
+            if count is not None:
+                known[server] = count
         unknown = [server for server in servers if server not in known]
         if unknown:
             tasks = [_Task(Route(server, handshake.LANE_ANY), ()) for server in unknown]
             self._run_tasks(tasks, deadline_s)
             for task in tasks:
-                known[task.route.server] = task.error or _lane_count(task.flow)
+                known[task.route.server] = task.error or task.lane_count
         return known
 
     def run(self, work: Sequence[tuple[Route, Sequence[Call]]], deadline_s: float) -> None:
@@ -191,6 +194,10 @@ class TCPTransport:
                     return False
                 task.pooled = task.flow is not None
             if task.flow is None:
+                if not task.calls:
+                    task.lane_count = self._lane_counts.get(task.route.server, 0)
+                    if task.lane_count:  # another thread was faster
+                        return True
                 task.flow = self._new_flow(task)
                 if task.flow is None:
                     return False
@@ -205,7 +212,7 @@ class TCPTransport:
 
     def _connect_and_exchange(self, task: _Task, flow: Flow) -> Steps:
         yield from flow.connect()
-        self._learn(task.route, flow)
+        task.lane_count = self._learn(task.route, flow)
         if task.calls:
             yield from flow.exchange(task.calls)
 
@@ -268,8 +275,8 @@ class TCPTransport:
         self._pool.adopt(flow)
         return flow
 
-    def _learn(self, route: Route, flow: Flow) -> None:
-        """Takes what a WELCOME says of the server; a lane that is not the wanted one means that the lanes changed."""
+    def _learn(self, route: Route, flow: Flow) -> int:
+        """The lane count, from the WELCOME; a lane that is not the wanted one means that the lanes changed."""
         lane_count, lane = flow.welcome.get("lanes"), flow.welcome.get("lane")
         if not isinstance(lane_count, int) or not 1 <= lane_count <= limits.LANES_MAX or lane not in range(lane_count):
             raise RemoteProtocolError(f"{route.server} says it is lane {lane!r} of {lane_count!r}")
@@ -280,6 +287,7 @@ class TCPTransport:
             flow.route = Route(route.server, int(lane or 0))
         elif route.lane != lane:
             raise ConnectError(f"{route.server} has other lanes than before")
+        return lane_count
 
 
 def _too_late(task: _Task) -> TransportTimeoutError:
@@ -295,12 +303,6 @@ def _too_late(task: _Task) -> TransportTimeoutError:
         f"{server} did not answer before the deadline",
         remedy="see `memkv admin status`; raise `timeout_ms` if the network is slow",
     )
-
-
-def _lane_count(flow: Flow | None) -> int:
-    """What the WELCOME of a flow says, which ``_learn`` found good."""
-    assert flow is not None
-    return int(flow.welcome["lanes"])
 
 
 def _unseen(task: _Task) -> bool:
