@@ -217,6 +217,12 @@ def test_start_with_a_bad_file(refused: Refused, tmp_path: Path, text: str, expe
     assert expected in line
 
 
+def test_start_with_a_bad_certificate(refused: Refused, credentials: Any, tmp_path: Path) -> None:
+    (tmp_path / "cert.pem").write_text("no certificate")
+    (tmp_path / "config.yaml").write_text(f"network: {{tls_cert: {tmp_path}/cert.pem, tls_key: {tmp_path}/none.pem}}")
+    assert "cert.pem" in refused(*start(credentials, "--config", str(tmp_path / "config.yaml")))
+
+
 # -- the other commands ----------------------------------------------------------------------------------------------
 def test_keygen(cli: Cli, refused: Refused, tmp_path: Path) -> None:
     assert re.fullmatch(r"[0-9a-f]{64}\n", cli("keygen").stdout)

@@ -29,6 +29,7 @@ def status(*lanes: dict[str, Any]) -> dict[str, Any]:
         "health": {"status": "degraded"},
         "memory": {"processes": [{"name": "lane 0", "anonymous_bytes": 1, "file_bytes": 2, "shared_bytes": 3}]},
         "handshakes": {"accepted": 9, "waiting": 1, "refused": {"timeout": 2}},
+        "namespace_count": 1,
         "namespaces": [{"name": 'odd "name"\n', "records": 5, "bytes": 40}],
         "lanes": list(lanes),
     }

@@ -168,11 +168,11 @@ def test_strangers_cost_nothing(start_node: StartNode) -> None:
     assert status["health"]["status"] == "healthy"
 
 
-def open_session(address: tuple[str, int]) -> tuple[socket.socket, Session]:
+def open_session(address: tuple[str, int], namespace: str = "idle") -> tuple[socket.socket, Session]:
     """A session opened by hand, which then says nothing."""
     sock = socket.create_connection(address)
     sock.settimeout(60)
-    session = Session.client(bytes.fromhex("a1" * 32), namespace="idle")
+    session = Session.client(bytes.fromhex("a1" * 32), namespace=namespace)
     sock.sendall(session.send_hello())
     prefix = receive(sock, handshake.PREFIX_BYTES)
     session.receive_message(prefix + receive(sock, handshake.decode_prefix(prefix).body_bytes))
@@ -190,6 +190,19 @@ def receive(sock: socket.socket, size: int) -> bytes:
         assert piece, "the node closed the connection"
         data += piece
     return data
+
+
+@pytest.mark.slow
+def test_hundreds_of_namespaces_do_not_silence_a_lane(start_node: StartNode) -> None:
+    node = start_node()
+    address = (node.address.split(":")[0], int(node.address.split(":")[1]))
+    for number in range(800):
+        open_session(address, namespace=f"{number:04d}" + "ä" * 125)[0].close()
+    status = node.status()
+    assert status["namespace_count"] == 800
+    assert 0 < len(status["namespaces"]) <= 96
+    assert status["health"]["status"] == "healthy"
+    assert "too long" not in node.log.read_text().lower()
 
 
 @pytest.mark.slow

@@ -27,6 +27,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from memkv_core.errors import ConfigError
+
 log = logging.getLogger("memkv.server.admin")
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -87,24 +89,30 @@ def create_app(node: Node, tokens: Sequence[str]) -> Starlette:
 
 
 class AdminServer(uvicorn.Server):
-    """uvicorn inside the supervisor's loop, on a socket bound by the supervisor."""
+    """uvicorn inside the supervisor's loop, on a socket bound by the supervisor. ConfigError for a bad certificate."""
 
     def __init__(self, app: Starlette, tls: tuple[Path, Path] | None) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                log_config=None,  # the process's own logging stands
-                log_level="warning",
-                access_log=False,
-                lifespan="off",
-                server_header=False,
-                timeout_keep_alive=15,
-                timeout_graceful_shutdown=2,
-                limit_concurrency=256,
-                ssl_certfile=str(tls[0]) if tls else None,
-                ssl_keyfile=str(tls[1]) if tls else None,
-            )
+        config = uvicorn.Config(
+            app,
+            log_config=None,  # the process's own logging stands
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_keep_alive=15,
+            timeout_graceful_shutdown=2,
+            limit_concurrency=256,
+            ssl_certfile=str(tls[0]) if tls else None,
+            ssl_keyfile=str(tls[1]) if tls else None,
         )
+        try:
+            config.load()
+        except OSError as error:  # of the certificate: ssl.SSLError is one
+            raise ConfigError(
+                f"network.tls_cert {tls[0] if tls else ''} and tls_key do not make a certificate: {error.strerror}",
+                remedy="name a PEM certificate (with its chain) and its key without a passphrase",
+            ) from error
+        super().__init__(config)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

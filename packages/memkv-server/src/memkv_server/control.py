@@ -20,7 +20,7 @@ from typing import Any, Final
 
 log = logging.getLogger("memkv.server.control")
 
-MESSAGE_BYTES_MAX: Final = 4 * 1024 * 1024
+MESSAGE_BYTES_MAX: Final = 1024 * 1024  # the kernel bounds a packet by the sender's buffer, about 208 KiB
 QUEUE_MAX: Final = 1024  # messages waiting for a lane that does not read; beyond it sockets are turned away
 
 Message = Mapping[str, Any]

@@ -11,6 +11,7 @@ one turn of each bulk transfer, and a turn moves at most what a socket buffer ho
 from __future__ import annotations
 
 import contextlib
+import heapq
 import json
 import logging
 import select
@@ -165,8 +166,16 @@ class Lane:
             "sessions": sessions,
             "ops": ops,
             "errors": dict(self._context.errors),
-            "engine": self._engine.usage(),
+            "engine": self._usage(),
         }
+
+    def _usage(self) -> dict[str, Any]:
+        """The engine's usage, with the largest namespaces only: a message has to fit into the control socket."""
+        usage = dict(self._engine.usage())
+        namespaces = usage.get("namespaces", [])
+        usage["namespace_count"] = len(namespaces)
+        usage["namespaces"] = heapq.nlargest(limits.STATUS_NAMESPACES_MAX, namespaces, key=lambda each: each["bytes"])
+        return usage
 
     def _say(self, message: dict[str, Any]) -> None:
         try:

@@ -20,4 +20,5 @@ SWEEP_S: Final = 1.0
 DRAIN_S: Final = 7.0
 IDLE_POLL_S: Final = 0.5
 EVENTS_MAX: Final = 512
+STATUS_NAMESPACES_MAX: Final = 96  # shown of a lane, the largest; with names of 255 bytes they still fit a message
 CONTROL_BYTES_MAX: Final = 128 * KIB

@@ -59,6 +59,7 @@ class StatusCollector(Collector):
         yield from _operations(lanes)
         yield from _storage(lanes)
         yield from _drives(lanes)
+        yield _gauge("memkv_namespaces", "Namespaces known", status["namespace_count"])
         yield from _namespaces(status["namespaces"])
 
 
@@ -159,8 +160,12 @@ def _drives(lanes: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
 
 
 def _namespaces(namespaces: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
-    records = GaugeMetricFamily("memkv_namespace_records", "Live records of a namespace", labels=["namespace"])
-    size = GaugeMetricFamily("memkv_namespace_bytes", "Live bytes of a namespace", labels=["namespace"])
+    records = GaugeMetricFamily(
+        "memkv_namespace_records", "Live records of a namespace (the largest ones)", labels=["namespace"]
+    )
+    size = GaugeMetricFamily(
+        "memkv_namespace_bytes", "Live bytes of a namespace (the largest ones)", labels=["namespace"]
+    )
     for namespace in namespaces:
         records.add_metric([namespace["name"]], namespace["records"])
         size.add_metric([namespace["name"]], namespace["bytes"])

@@ -82,7 +82,8 @@ def status(node: Supervisor) -> dict[str, Any]:
         "connections": sum(lane["connections"] for lane in lanes),
         "sessions": sum(lane["sessions"] for lane in lanes),
         "handshakes": _handshakes(node),
-        "namespaces": _namespaces(engines),
+        "namespace_count": max((int(engine.get("namespace_count", 0)) for engine in engines), default=0),
+        "namespaces": _namespaces(engines),  # the largest of each lane
         "lanes": lanes,
     }
 
@@ -126,7 +127,9 @@ def _lane(lane: LaneProcess, node: Supervisor) -> dict[str, Any]:
         "sessions": int(said.get("sessions", 0)),
         "ops": said.get("ops", {}),
         "errors": said.get("errors", {}),
-        "storage": {key: value for key, value in _engine(lane).items() if key not in ("namespaces", "drives")},
+        "storage": {
+            key: value for key, value in _engine(lane).items() if key not in ("namespaces", "namespace_count", "drives")
+        },
         "drives": drives_of(lane, node),
     }
 
