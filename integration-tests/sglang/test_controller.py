@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from sglang.srt.mem_cache.utils import get_hash_str
 from sglang_rig.checkpoint import prompt
 from sglang_rig.controller import PAGE, Controller, one_rank
 
@@ -101,6 +102,79 @@ def test_a_long_prompt_crosses_sglangs_batches(controller: Callable[..., Control
     hit, completed, found = writer.read(tokens)
     assert (hit, completed) == (150 * PAGE, 150 * PAGE)
     assert same(found, pages)
+
+
+def test_heads_split_for_other_tensor_parallel_sizes_come_back_too(controller: Callable[..., Controller]) -> None:
+    tokens = prompt(0, 8 * PAGE)
+    writer = controller("mha", "page_head", v1=True, model="org/split", tp_lcm_size=2)
+    writer.fill(seed=5)
+    stored, pages = writer.write(tokens)
+    assert stored == 8 * PAGE
+    for v1 in (True, False):
+        reader = controller("mha", "page_head", v1=v1, model="org/split", tp_lcm_size=2)
+        reader.fill(seed=6)
+        assert same(reader.read(tokens)[2], pages)
+    assert controller("mha", "page_head", v1=True, model="org/split").read(tokens) == (0, 0, [])
+
+
+@pytest.mark.parametrize("layout", ["page_first", "page_first_direct"])
+def test_states_of_a_real_mamba_pool_by_the_v2_calls(controller: Callable[..., Controller], layout: str) -> None:
+    from sglang.srt.mem_cache.hicache_storage import PoolHitPolicy, PoolName, PoolTransfer, PoolTransferResult
+
+    kv = controller("mha", layout, v1=True, model=f"org/hybrid-{layout}")
+    states = mamba_pool(layout)
+    kv.storage.register_mem_host_pool_v2(kv.pool, PoolName.KV)
+    kv.storage.register_mem_host_pool_v2(states, PoolName.MAMBA)
+    kv.storage.on_host_pools_registered()
+    tokens = prompt(0, 4 * PAGE)
+    assert kv.write(tokens)[0] == 4 * PAGE
+    hashes = get_hash_str(tokens, None, page_size=PAGE)
+
+    def transfer(keys: list[str], slots: list[int] | None = None) -> Any:
+        return PoolTransfer(
+            PoolName.MAMBA, keys=keys, host_indices=None if slots is None else torch.tensor(slots),
+            hit_policy=PoolHitPolicy.TRAILING_PAGES,
+        )  # fmt: skip
+
+    before = [states.get_data_page(slot).clone() for slot in (3, 5)]
+    assert kv.storage.batch_set_v2([transfer([hashes[1], hashes[3]], [3, 5])]) == {PoolName.MAMBA: [True, True]}
+    result = kv.storage.batch_exists_v2(hashes, [transfer([hashes[3]])])
+    assert isinstance(result, PoolTransferResult)
+    assert (result.kv_hit_pages, result.restorable_prefix_pages) == (4, [2, 4])
+    assert result.extra_pool_hit_pages == {PoolName.KV: 4, PoolName.MAMBA: 4}
+    assert kv.storage.batch_exists_v2(hashes[:3], [transfer([hashes[2]])]).kv_hit_pages == 2
+
+    found = kv.storage.batch_get_v2([transfer([hashes[1], hashes[3], hashes[2]], [7, 8, 9])])
+    assert found == {PoolName.MAMBA: [True, True, False]}
+    assert same([states.get_data_page(slot) for slot in (7, 8)], before)
+
+
+def mamba_pool(layout: str) -> Any:
+    """A host pool of 17 random states: two layers, a temporal and two convolution parts of unequal dtypes."""
+    from sglang.srt.mem_cache.device_pool_info import MambaStateBufferInfo
+    from sglang.srt.mem_cache.pool_host.mamba import MambaPoolHost
+
+    info = MambaStateBufferInfo(
+        temporal=torch.zeros(2, 8, 4, 16),
+        conv=(torch.zeros(2, 8, 3, 6, dtype=torch.bfloat16), torch.zeros(2, 8, 5, dtype=torch.bfloat16)),
+    )
+    pool = MambaPoolHost(info, 2.0, 0, device_capacity=8, pin_memory=False, layout=layout)
+    for buffer in pool.get_hybrid_pool_buffer():
+        view = buffer.view(torch.uint8)
+        view.copy_(torch.randint(0, 256, view.shape, dtype=torch.uint8))
+    return pool
+
+
+def test_a_real_logical_pool_holds_nothing_itself(controller: Callable[..., Controller]) -> None:
+    from sglang.srt.mem_cache.memory_pool_host import LogicalHostPool
+
+    storage = controller("mha", "page_first", v1=True, model="org/logical").storage
+    storage.register_mem_pool_host(LogicalHostPool(8 * PAGE, PAGE))
+    slots = torch.arange(2 * PAGE)
+    assert storage.batch_set_v1(["a", "b"], slots) == [True, True]
+    assert storage.batch_get_v1(["a", "b"], slots) == [True, True]
+    assert storage.batch_exists_v2(["a", "b"], []).kv_hit_pages == 2
+    assert storage.batch_exists(["a", "b"]) == 0
 
 
 def test_stored_bytes_that_were_flipped_are_a_miss(controller: Callable[..., Controller], memkv_env: Any) -> None:

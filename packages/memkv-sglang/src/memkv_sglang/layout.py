@@ -58,14 +58,18 @@ class PoolMemory:
         return self.views[index][offset : offset + size]
 
 
+# Where pool classes keep their memory that have no get_hybrid_pool_buffer(); several are views of the first.
+_BUFFERS = ("kv_buffer", "k_buffer", "v_buffer", "index_k_buffer", "index_k_scale_buffer")
+
+
 def pool_tensors(pool: Any) -> list[Any]:
     """The host tensors that a pool's pages live in; empty for a logical pool, which has none."""
-    buffers = pool.get_hybrid_pool_buffer() if hasattr(pool, "get_hybrid_pool_buffer") else pool.kv_buffer
-    if buffers is None:
-        return []
-    if isinstance(buffers, list | tuple):
-        return [buffer for buffer in buffers if buffer is not None and buffer.numel() > 0]
-    return [buffers]
+    if hasattr(pool, "get_hybrid_pool_buffer"):
+        buffers = list(pool.get_hybrid_pool_buffer())
+    else:
+        buffers = [getattr(pool, name, None) for name in _BUFFERS]
+    tensors = [tensor for each in buffers for tensor in (each if isinstance(each, list | tuple) else [each])]
+    return [tensor for tensor in tensors if tensor is not None and tensor.numel() > 0]
 
 
 def page_order(pool: Any, parts_per_page: int) -> str:
