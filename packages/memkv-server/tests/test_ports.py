@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
 from memkv_core.address import Address
 from memkv_core.errors import ConfigError
-from memkv_server.ports import bind, bind_pair, bound_address
+from memkv_server.ports import bind, bind_pair, bound_address, lasting_pairs
 
 FREE = Address("127.0.0.1", 0)
 
@@ -16,6 +17,15 @@ def test_a_pair_of_free_ports_is_in_a_row() -> None:
     data, admin = bind_pair(FREE, FREE)
     with data, admin:
         assert bound_address(admin).port == bound_address(data).port + 1
+
+
+def test_lasting_pairs_are_free_and_out_of_the_way_of_outgoing_connections() -> None:
+    found = lasting_pairs("127.0.0.1", 5)
+    assert len({address.port for address in found}) == 5
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(address.port + 1 < low for address in found)
+    for sock in bind_pair(found[0], Address("127.0.0.1", found[0].port + 1)):
+        sock.close()
 
 
 def test_a_port_in_use_is_one_line() -> None:

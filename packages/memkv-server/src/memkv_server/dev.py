@@ -24,7 +24,7 @@ from memkv_core.limits import SERVERS_MAX
 from memkv_server import admin_client, dev_state
 from memkv_server.dev_state import DevCluster, DevNode
 from memkv_server.keyfile import generate_key, write_private
-from memkv_server.ports import bind_pair, bound_address
+from memkv_server.ports import bind_pair, lasting_pairs
 from memkv_server.processes import is_running, start_ticks, stop
 
 HOST: Final = "127.0.0.1"
@@ -123,17 +123,8 @@ def _settle(cluster: DevCluster, nodes: int | None, port: int | None, capacity: 
 
 
 def _addresses(count: int, port: int) -> list[DevNode]:
-    if port:
-        ports = [port + PORT_STEP * index for index in range(count)]
-        return [DevNode(f"{HOST}:{each}", f"{HOST}:{each + 1}") for each in ports]
-    free = Address(HOST, 0)
-    pairs = [bind_pair(free, free) for _ in range(count)]  # all held at once, so that no two are the same
-    found = []
-    for data, admin in pairs:
-        found.append(DevNode(str(bound_address(data)), str(bound_address(admin))))
-        data.close()
-        admin.close()
-    return found
+    steps = [Address(HOST, port + PORT_STEP * index) for index in range(count)] if port else lasting_pairs(HOST, count)
+    return [DevNode(str(data), str(admin_client.admin_of(data))) for data in steps]
 
 
 def _make_secrets(cluster: DevCluster, progress: Progress) -> None:

@@ -4,13 +4,16 @@
 from __future__ import annotations
 
 import errno
+import random
 import socket
+from pathlib import Path
 from typing import Final
 
 from memkv_core.address import Address
 from memkv_core.errors import ConfigError
 
 PAIR_ATTEMPTS: Final = 64
+LASTING_PORT_MIN: Final = 10_000
 
 
 def bind(address: Address, what: str) -> socket.socket:
@@ -67,6 +70,36 @@ def bind_pair(data: Address, admin: Address) -> tuple[socket.socket, socket.sock
         except (ConfigError, OverflowError):
             first.close()  # the next port is taken: try elsewhere
     raise ConfigError("no two free ports in a row were found", remedy="name the ports")
+
+
+def lasting_pairs(host: str, count: int) -> list[Address]:
+    """``count`` data addresses whose port and the next are free, for nodes that will come back to them.
+
+    They lie below the range from which the system takes the ports of outgoing connections: one of those could sit on
+    a port while its node is down.
+    """
+    candidates = list(range(LASTING_PORT_MIN, _outgoing_ports_from() - 1, 2))
+    random.shuffle(candidates)
+    found: list[Address] = []
+    for port in candidates:
+        if len(found) == count:
+            break
+        try:
+            for sock in _bind_both(Address(host, port), Address(host, port + 1)):
+                sock.close()
+        except ConfigError:
+            continue  # taken: the next one
+        found.append(Address(host, port))
+    if len(found) < count:
+        raise ConfigError(f"there are no {count} pairs of free ports on {host}", remedy="name the first with --port")
+    return found
+
+
+def _outgoing_ports_from() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()[0])
+    except (OSError, ValueError, IndexError):
+        return 32768  # the kernel's default
 
 
 def _bind_both(data: Address, admin: Address) -> tuple[socket.socket, socket.socket]:

@@ -61,7 +61,9 @@ class Supervisor:
     # -- its life ---------------------------------------------------------------------------------------
     async def run(self) -> None:
         """Starts, serves until SIGTERM or SIGINT, drains, and returns when every lane is gone."""
-        raise_open_files()
+        files = raise_open_files()
+        if files < self.config.limits.connections_max:
+            log.warning("open files are limited to %d, and with them connections; raise it (ulimit -n)", files)
         data, admin = bind_pair(self.config.address, self.config.admin_address)
         self.data_address, self.admin_address = bound_address(data), bound_address(admin)
         server = AdminServer(create_app(self, self._tokens()), self._tls())
