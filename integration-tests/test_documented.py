@@ -62,7 +62,7 @@ def _commands() -> Iterator[tuple[str, str]]:
     for page in PAGES:
         text = re.sub(r"\\\n\s*", "", page.read_text())
         for match in pattern.finditer(text):
-            yield str(page.relative_to(ROOT)), re.split(r" +#| [>|&;]", match[1])[0].strip()
+            yield str(page.relative_to(ROOT)), re.split(r" +#| [>|&;]|\)", match[1])[0].strip()
 
 
 @pytest.mark.parametrize(("page", "line"), sorted(set(_commands())))
