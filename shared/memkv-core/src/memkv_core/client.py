@@ -299,6 +299,11 @@ class Client:
         """Counters and latencies since start; cheap."""
         return self._recorder.snapshot(self._fleet.opened_count)
 
+    def servers_down(self) -> dict[str, str]:
+        """The servers that are not used for now, each with what closed it off in one line; empty when all is well."""
+        down = [server for server in self.servers if not self._fleet.allows(server)]
+        return {server: str(self._fleet.cause(server) or "it did not answer") for server in down}
+
     def register(self, buffer: Buffer) -> Region:
         """Registers long-lived host memory once, where the transport gains by it (shm, rdma; a no-op over tcp)."""
         return self._transport.register(flat_view(buffer))
