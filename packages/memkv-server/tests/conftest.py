@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,10 +146,10 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def cli(tmp_path: Path) -> Cli:
     """Runs ``memkv`` in a process of its own, in an empty folder and a clean environment."""
 
-    def run(*arguments: str, env: dict[str, str] | None = None, timeout_s: float = 120) -> Any:
+    def run(*arguments: str, env: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> Any:
         return subprocess.run(
-            [sys.executable, "-m", "memkv_server", *arguments],
-            capture_output=True, text=True, timeout=timeout_s, check=False, cwd=tmp_path, env=clean_environment(env),
+            [*prefix, sys.executable, "-m", "memkv_server", *arguments],
+            capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path, env=clean_environment(env),
         )  # fmt: skip
 
     return run
@@ -159,8 +159,8 @@ def cli(tmp_path: Path) -> Cli:
 def refused(cli: Cli) -> Callable[..., str]:
     """Runs ``memkv``, asserts that it ends with one line on stderr and exit code 2, and returns the line."""
 
-    def run(*arguments: str, env: dict[str, str] | None = None) -> str:
-        done = cli(*arguments, env=env)
+    def run(*arguments: str, env: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> str:
+        done = cli(*arguments, env=env, prefix=prefix)
         assert (done.returncode, done.stdout) == (2, ""), (done.returncode, done.stdout, done.stderr)
         assert "Traceback" not in done.stderr
         lines = done.stderr.splitlines()

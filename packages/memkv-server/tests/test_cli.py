@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -117,10 +118,15 @@ def test_start_on_a_file(refused: Refused, credentials: Any, tmp_path: Path) -> 
     assert "not a folder" in refused(*start(credentials, "--path", str(tmp_path / "file")))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_start_on_an_unwritable_folder(refused: Refused, credentials: Any, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() == 0 and not shutil.which("setpriv"), reason="root may write anywhere")
+@pytest.mark.parametrize("name", ["locked", "locked/new"])
+def test_start_on_an_unwritable_folder(refused: Refused, credentials: Any, tmp_path: Path, name: str) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)
-    assert "ermission" in refused(*start(credentials, "--path", str(tmp_path / "locked")))
+    without_privilege = ("setpriv", "--bounding-set", "-dac_override") if os.geteuid() == 0 else ()
+    line = refused(*start(credentials, "--path", str(tmp_path / name)), prefix=without_privilege)
+    assert f"{tmp_path}/locked" in line
+    assert "Permission denied" in line
+    assert os.listdir(tmp_path / "locked") == []
 
 
 def test_start_on_a_filesystem_that_takes_no_files(refused: Refused, credentials: Any) -> None:
