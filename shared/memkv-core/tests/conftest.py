@@ -18,7 +18,7 @@ KEY = bytes(range(32))
 PROTOCOL = Path(__file__).resolve().parents[2] / "protocol"
 
 # No time limit for an example: a busy machine would decide. A failing example is printed as a line to paste.
-settings.register_profile("memkv", deadline=None, max_examples=100, print_blob=True)
+settings.register_profile("memkv", deadline=None, max_examples=60, print_blob=True)
 settings.load_profile("memkv")
 
 

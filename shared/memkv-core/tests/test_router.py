@@ -16,13 +16,14 @@ from memkv_core.limits import SERVERS_MAX, SLOT_COUNT
 from memkv_core.router import Router
 
 HASHES = [router.key_hash(b"model/page-%d" % number, router.namespace_seed("default")) for number in range(20_000)]
+SOME = HASHES[:5000]  # enough to see what moves
 NAMES = st.lists(
     st.from_regex(r"[a-z]{1,8}\.[a-z]{1,8}:9[0-9]{3}", fullmatch=True), min_size=1, max_size=6, unique=True
 )
 
 
-def homes(placed: Router, order: int = 0) -> list[str]:
-    return [placed.servers[index] for index in placed.place(HASHES, order)]
+def homes(placed: Router, order: int = 0, hashes: list[int] = SOME) -> list[str]:
+    return [placed.servers[index] for index in placed.place(hashes, order)]
 
 
 @pytest.mark.parametrize(
@@ -35,20 +36,20 @@ def homes(placed: Router, order: int = 0) -> list[str]:
     ],
 )
 def test_two_servers_share_evenly(servers: list[str]) -> None:
-    counts = Counter(homes(Router(servers)))
+    counts = Counter(homes(Router(servers), hashes=HASHES))
     assert all(0.9 * len(HASHES) / 2 <= counts[server] <= 1.1 * len(HASHES) / 2 for server in servers), counts
 
 
 def test_eight_servers_share_evenly() -> None:
     servers = [f"memkv-{number}.memkv:9900" for number in range(8)]
-    counts = Counter(homes(Router(servers)))
+    counts = Counter(homes(Router(servers), hashes=HASHES))
     assert sum(counts.values()) == len(HASHES)
     assert all(0.8 * len(HASHES) / 8 <= counts[server] <= 1.2 * len(HASHES) / 8 for server in servers), counts
 
 
 def test_weights() -> None:
     servers, weights = ["small:9900", "large:9900", "medium:9900"], [1, 4, 2]
-    counts = Counter(homes(Router(servers, weights=weights)))
+    counts = Counter(homes(Router(servers, weights=weights), hashes=HASHES))
     for server, weight in zip(servers, weights):
         assert counts[server] == pytest.approx(len(HASHES) * weight / 7, rel=0.15), counts
 
@@ -60,17 +61,17 @@ def test_one_server_has_everything() -> None:
     assert alone.servers_of(HASHES[0]) == (0,)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(names=NAMES, more=st.from_regex(r"new[0-9]{1,6}:9900", fullmatch=True))
 def test_a_server_that_joins_takes_keys_and_moves_no_other(names: list[str], more: str) -> None:
     before, after = homes(Router(names)), homes(Router([*names, more]))
     moved = [(old, new) for old, new in zip(before, after) if old != new]
     assert {new for _, new in moved} == {more}
-    share = len(HASHES) / (len(names) + 1)
-    assert 0.75 * share <= len(moved) <= 1.25 * share
+    share = len(SOME) / (len(names) + 1)
+    assert 0.7 * share <= len(moved) <= 1.3 * share
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(names=NAMES.filter(lambda names: len(names) > 1), gone=st.integers(0, 10))
 def test_a_server_that_leaves_moves_its_own_keys_only(names: list[str], gone: int) -> None:
     """And they go to their second server, where a replica is."""
@@ -81,7 +82,7 @@ def test_a_server_that_leaves_moves_its_own_keys_only(names: list[str], gone: in
         assert new == (one if one in left else two)
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(names=NAMES, seed=st.integers(0, 2**32))
 def test_the_order_of_the_list_does_not_matter(names: list[str], seed: int) -> None:
     shuffled = list(names)
