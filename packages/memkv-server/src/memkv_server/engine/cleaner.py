@@ -26,8 +26,10 @@ from memkv_server.engine.index import (
 )
 from memkv_server.engine.limits import (
     CLEAN_SLICE_RECORDS,
+    COPY_AHEAD_FACTOR,
     COPY_SLICE_BYTES,
     FREE_SEGMENTS_AHEAD,
+    LOOK_BY_SHARE,
     TICK_BUDGET_S,
 )
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
@@ -51,16 +53,28 @@ _SLICE_BYTES: Final = CLEAN_SLICE_RECORDS * ENTRY_BYTES
 
 
 class Cleaner:
-    """Empties segments of one engine. At most one at a time is being emptied."""
+    """Empties segments of one engine. At most one at a time is being emptied.
+
+    First the segment's entries are gone through: what nobody read is taken out of the index. Then what the policy
+    chose among the rest is copied into the current segment, while there is still room in it: hence the pace.
+    """
 
     def __init__(self, pool: SegmentPool, index: Index, counters: Counters, reader: Reader) -> None:
         self._pool = pool
         self._index = index
         self._counters = counters
         self._reader = reader
-        self._job: Iterator[float] | None = None
-        self._progress = 0.0
         self._budget = ReinsertBudget(pool.segment_bytes, pool.drive.geometry.data_bytes)
+        self._job: Iterator[None] | None = None
+        self._looked_share = 0.0  # of the victim's entries
+        self._planned_bytes = 0  # to be copied out of the victim
+        self._copied_bytes = 0
+        self._copying_from = 0  # the current segment's tail when copying began
+
+    @property
+    def busy(self) -> bool:
+        """Whether a segment is half emptied: records of it are out of the index and would be back after a crash."""
+        return self._job is not None
 
     def written(self, user_bytes: int) -> None:
         """Users wrote so many bytes: some of what they read may be kept for it."""
@@ -75,12 +89,19 @@ class Cleaner:
         return False
 
     def keep_pace(self) -> None:
-        """Cleans until the share of the victim that is done is the share of the current segment that is filled."""
-        current = self._pool.current
-        if current is None or len(self._pool.free) >= FREE_SEGMENTS_AHEAD:
-            return
-        while self._progress < current.tail / current.end and self._step():
+        """Does its part of the work for what users have written into the current segment so far."""
+        while len(self._pool.free) < FREE_SEGMENTS_AHEAD and self._behind() and self._step():
             pass
+
+    def _behind(self) -> bool:
+        current = self._pool.current
+        if current is None:
+            return False
+        if self._looked_share < 1.0:
+            return self._looked_share < current.tail / (current.end * LOOK_BY_SHARE)
+        users = current.tail - self._copying_from - self._copied_bytes
+        room = current.end - self._copying_from - self._planned_bytes
+        return users > 0 and self._copied_bytes * room <= self._planned_bytes * users * COPY_AHEAD_FACTOR
 
     def reclaim(self) -> bool:
         """Gives segments up until one is free. False, with nothing given up, where all are pinned or being written."""
@@ -90,7 +111,7 @@ class Cleaner:
                     return False
                 self._job = self._empty(self._pool.closed[0])
             deque(self._job, maxlen=0)  # to its end
-            self._job, self._progress = None, 0.0
+            self._finish_job()
         return True
 
     def _step(self) -> bool:
@@ -103,24 +124,26 @@ class Cleaner:
             if victim.phase != Phase.SEALED or victim.pins:
                 return False  # nothing to be won now; reclaim() will not be so polite
             self._job = self._empty(victim)
-        progress = next(self._job, None)
-        if progress is None:
-            self._job, self._progress = None, 0.0
-        else:
-            self._progress = progress
+        try:
+            next(self._job)
+        except StopIteration:
+            self._finish_job()
         return True
 
-    def _empty(self, victim: Segment) -> Iterator[float]:
-        """Unindexes what nobody read, copies forward what the policy chooses, gives the segment up; yields progress."""
+    def _finish_job(self) -> None:
+        self._job = None
+        self._looked_share, self._planned_bytes, self._copied_bytes = 0.0, 0, 0
+
+    def _empty(self, victim: Segment) -> Iterator[None]:
+        """Unindexes what nobody read, copies forward what the policy chooses, gives the segment up; in slices."""
         candidates: list[tuple[bytes, int, int]] = []  # key hash, namespace hash, place without its reads
         reads: list[int] = []
         entries = victim.footer_entries()
         shards = self._index.shards
         base_unit = victim.address >> UNIT_SHIFT
         for start in range(0, len(entries), _SLICE_BYTES):
-            for key_hash, namespace_hash, _, offset, length, state in ENTRY.iter_unpack(
-                entries[start : start + _SLICE_BYTES]
-            ):
+            part = entries[start : start + _SLICE_BYTES]
+            for key_hash, namespace_hash, _, offset, length, state in ENTRY.iter_unpack(part):
                 place = shards[key_hash[0]].get(key_hash)
                 own = length << ADDRESS_BITS | (base_unit + offset)
                 if place is None or place >> READS_BITS != own or state != RecordState.COMMITTED:
@@ -130,28 +153,34 @@ class Cleaner:
                     reads.append(place & READS_MASK)
                 else:
                     self._evict(key_hash, namespace_hash, place)
-            yield 0.5 * start / len(entries)
+            self._looked_share = (start + len(part)) / (len(entries) + 1)
+            yield
         if not entries:
             self._evict_by_place(victim)
         yield from self._reinsert(victim, candidates, reads)
         self._counters.evicted_segments += 1
         self._pool.give_up(victim)
 
-    def _reinsert(self, victim: Segment, candidates: list[tuple[bytes, int, int]], reads: list[int]) -> Iterator[float]:
+    def _reinsert(self, victim: Segment, candidates: list[tuple[bytes, int, int]], reads: list[int]) -> Iterator[None]:
         sizes = [own >> ADDRESS_BITS << UNIT_SHIFT for _, _, own in candidates]
         chosen = set(choose_survivors(reads, sizes, self._budget.for_one_segment_bytes))
-        copied = 0
+        self._looked_share = 1.0
+        self._planned_bytes = sum(sizes[position] for position in chosen)
+        self._copying_from = self._pool.current.tail if self._pool.current is not None else 0
+        slice_bytes = 0
         for position, (key_hash, namespace_hash, own) in enumerate(candidates):
+            if slice_bytes >= COPY_SLICE_BYTES or position % CLEAN_SLICE_RECORDS == 0:
+                slice_bytes = 0
+                yield
             place = self._index.get(key_hash)
             if place is None or place >> READS_BITS != own:
                 continue  # replaced or deleted meanwhile
             if position in chosen and self._copy(victim, key_hash, place):
-                copied += sizes[position]
+                slice_bytes += sizes[position]
             else:
                 self._evict(key_hash, namespace_hash, place)
-            if copied >= COPY_SLICE_BYTES or position % CLEAN_SLICE_RECORDS == 0:
-                copied = 0
-                yield 0.5 + 0.5 * position / len(candidates)
+            if position in chosen:
+                self._copied_bytes += sizes[position]
 
     def _evict_by_place(self, victim: Segment) -> None:
         """The slow way, for a segment whose footer was damaged since it was written: by a look at the whole index."""

@@ -31,6 +31,8 @@ REINSERT_SAVED_SHARE_MAX: Final = 0.125  # of the capacity: what a time without 
 FREE_SEGMENTS_AHEAD: Final = 1
 CLEAN_SLICE_RECORDS: Final = 128  # entries looked at between two looks at the clock
 COPY_SLICE_BYTES: Final = 512 * KIB  # bytes copied forward between two looks at the clock
+LOOK_BY_SHARE: Final = 0.1  # the victim's entries have been looked at when so much of the current segment is filled
+COPY_AHEAD_FACTOR: Final = 1.25  # copying is done when 1 / 1.25 of the users' part of the current segment is filled
 TICK_BUDGET_S: Final = 0.000_3
 
 # Durability "relaxed": dirty pages are on their way to the drive at most this long after a put.

@@ -111,7 +111,7 @@ class SegmentPool:
         self.current: Segment | None = None
         self.sequence = 0  # of the newest segment
         self.record_sequence = 0  # of the newest committed record
-        self._expected_bytes = 0
+        self.expected_bytes = 0  # of the batch being reserved, what the current segment has no room for
 
     @property
     def record_bytes_max(self) -> int:
@@ -120,14 +120,14 @@ class SegmentPool:
 
     def expect(self, payload_bytes: int) -> None:
         """Prepares the next so many bytes for being written, in this segment and those opened before the next call."""
-        self._expected_bytes = payload_bytes
+        self.expected_bytes = payload_bytes
         if self.current is not None:
             self._prepare(self.current)
 
     def _prepare(self, segment: Segment) -> None:
-        part = min(self._expected_bytes, segment.end - segment.tail)
+        part = min(self.expected_bytes, segment.end - segment.tail)
         if part > 0:
-            self._expected_bytes -= part
+            self.expected_bytes -= part
             self.drive.prepare(segment.slot, segment.tail, segment.tail + part)
 
     def open_next(self) -> Segment | None:

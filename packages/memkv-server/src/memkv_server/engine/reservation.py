@@ -140,12 +140,16 @@ class Writer:
         reservation.records.append((position, key_hash, segment, offset, size, check))
 
     def _next_segment(self, size: int) -> Segment | None:
-        segment = self._pool.open_next()
-        if segment is None and self._cleaner.reclaim():
-            # What was copied forward may have taken the last free segment, and then left room in it.
-            current = self._pool.current
-            segment = current if current is not None and current.has_room(size) else self._pool.open_next()
-        return segment
+        """Another segment with room for ``size`` bytes, at most what an empty one has; None: all are in use."""
+        pool = self._pool
+        while True:
+            if pool.open_next() is None and not self._cleaner.reclaim():
+                return None
+            if not pool.free and pool.expected_bytes > 0:
+                # This batch will need yet another one: made free now, while there is room to copy survivors into.
+                self._cleaner.reclaim()
+            if pool.current is not None and pool.current.has_room(size):
+                return pool.current
 
     def commit(self, reservation: PutReservation) -> bytes:
         """See ``Engine.commit``."""
@@ -221,7 +225,10 @@ class Writer:
         return statuses
 
     def _delete(self, namespace: Namespace, key: bytes) -> Status:
-        if self._reader.locate(namespace, key) is None:
+        found = self._reader.locate(namespace, key) is not None
+        # What is not in the index may still be on the drive, in a segment that is being emptied, or dropped because
+        # it was damaged: a start would find it again, so it takes a tombstone as well.
+        if not found and not self._cleaner.busy and self._counters.corrupt_records == 0:
             return Status.MISS
         pool = self._pool
         size = record_layout(len(key), 0, 0, pool.alignment)[1]
@@ -231,9 +238,6 @@ class Writer:
             if segment is None:
                 return Status.NO_SPACE
         key_hash = hash_key(key, namespace.hash)
-        place = self._index.shards[key_hash[0]].pop(key_hash, None)
-        if place is None:
-            return Status.MISS  # its segment was given up to make room for the tombstone
         at = segment.origin + segment.tail
         header, check = encode_record(namespace.hash, key, b"", bytes(16), 0, 0, segment.seed)
         pool.record_sequence += 1
@@ -252,6 +256,9 @@ class Writer:
         )
         segment.tail += size
         segment.entry_count += 1
+        place = self._index.shards[key_hash[0]].pop(key_hash, None) if found else None
+        if place is None:
+            return Status.MISS  # or its segment was given up to make room for the tombstone
         self._index.count(namespace.hash, -1, -place_length(place))
         return Status.HIT
 
