@@ -39,6 +39,7 @@ class Dispatcher:
         self._router = router
         self._fleet = fleet
         self._transport = transport
+        self._first_lanes = {server: Route(server, 0) for server in router.servers}
 
     def run(
         self,
@@ -99,9 +100,10 @@ class Dispatcher:
         retry: list[int],
     ) -> dict[Route, Sequence[int]]:
         shares = self._by_server(positions, hashes, order)
-        for server in [server for server in shares if not self._fleet.allows(server)]:
-            cause = _cause(self._fleet.cause(server))
-            failed.update(dict.fromkeys(shares.pop(server), cause))
+        for server in list(shares):
+            if not self._fleet.allows(server):
+                cause = _cause(self._fleet.cause(server))
+                failed.update(dict.fromkeys(shares.pop(server), cause))
         timeout_s = deadline_s - time.monotonic()
         if len(shares) > 1:
             timeout_s /= 2  # a server that says nothing at the first contact leaves time to ask the others
@@ -115,7 +117,7 @@ class Dispatcher:
                 if isinstance(count, _WORTH_A_RETRY):
                     retry.extend(share)
             elif count == 1:
-                routed[Route(server, 0)] = share
+                routed[self._first_lanes[server]] = share
             else:
                 assert hashes is not None
                 for position, lane in zip(share, lanes_of([hashes[position] for position in share], count)):

@@ -159,6 +159,8 @@ def decode_header(data: bytes | bytearray | memoryview) -> Header:
 def encode_keys(keys: Sequence[bytes]) -> bytes:
     """The key block; every key is 1 to 512 bytes (checked by the caller)."""
     first = len(keys[0]) if keys else 0
+    if len(keys) == 1:
+        return first.to_bytes(2, "little") + keys[0]
     joined = b"".join(keys)
     if len(joined) == first * len(keys) and all(len(key) == first for key in keys):
         return first.to_bytes(2, "little") + joined

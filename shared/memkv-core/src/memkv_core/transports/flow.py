@@ -160,7 +160,10 @@ class Flow:
                 continue
             targets = call.accept(header, metadata)
             call.started = True
-            yield from self._receive_payload(call, targets)
+            if header.payload_bytes:
+                yield from self._receive_payload(call, targets)
+            else:
+                call.landed(0)
             call.done = True
 
     def _send_views(self, views: list[memoryview]) -> Steps:

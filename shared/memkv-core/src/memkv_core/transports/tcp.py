@@ -71,8 +71,8 @@ class TCPTransport:
             count = self._lane_counts.get(server)  # once: a probe may take it away
             if count is not None:
                 known[server] = count
-        unknown = [server for server in servers if server not in known]
-        if unknown:
+        if len(known) < len(servers):
+            unknown = [server for server in servers if server not in known]
             tasks = [_Task(Route(server, handshake.LANE_ANY), ()) for server in unknown]
             self._run_tasks(tasks, deadline_s)
             for task in tasks:
@@ -82,7 +82,10 @@ class TCPTransport:
     def run(self, work: Sequence[tuple[Route, Sequence[Call]]], deadline_s: float) -> None:
         tasks = [_Task(route, calls) for route, calls in work]
         self._run_tasks(tasks, deadline_s)
-        if all(task.error is None for task in tasks):
+        for task in tasks:
+            if task.error is not None:
+                break
+        else:
             return
         stale = [task for task in tasks if task.pooled and isinstance(task.error, DisconnectedError)]
         for task in stale:
