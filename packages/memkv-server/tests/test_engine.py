@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -316,3 +317,12 @@ def test_calls_after_close_do_no_harm(engine: SegmentEngine, namespace: Namespac
     engine.release(batch)
     engine.abort(reservation)
     engine.close()
+
+
+def test_a_batch_that_makes_no_sense_leaves_nothing_behind(engine: SegmentEngine, namespace: Namespace) -> None:
+    before = engine.usage()["used_bytes"]
+    with pytest.raises(struct.error):
+        engine.reserve(namespace, [b"a", b"b"], [10, 10], [bytes(16)] * 2, 0, [b"", b"m" * 70_000])
+    assert engine.usage()["used_bytes"] == before
+    for number in range(3 * CAPACITY // 20_000):
+        assert put(engine, namespace, {b"k%d" % number: block(number, 20_000)}) == bytes([Status.HIT])

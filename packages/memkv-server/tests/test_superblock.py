@@ -33,7 +33,7 @@ def test_a_store_never_exceeds_its_capacity_and_wastes_little(capacity: int) -> 
 
 @pytest.mark.parametrize(
     ("capacity", "expected"),
-    [(16 * MIB, 4 * MIB), (128 * MIB, 8 * MIB), (4096 * MIB, 256 * MIB), (1 << 42, 256 * MIB), (1, 4 * MIB)],
+    [(16 * MIB, 4 * MIB), (512 * MIB, 16 * MIB), (4096 * MIB, 128 * MIB), (1 << 42, 256 * MIB), (1, 4 * MIB)],
 )
 def test_default_segments(capacity: int, expected: int) -> None:
     assert default_segment_bytes(capacity) == expected
@@ -63,7 +63,7 @@ def test_resizing_keeps_everything_else() -> None:
     geometry = plan_geometry(128 * MIB, None, 64, "here")
     larger = resize_geometry(geometry, 512 * MIB, "here")
     assert (larger.uuid, larger.segment_bytes) == (geometry.uuid, geometry.segment_bytes)
-    assert larger.segment_count == 63
+    assert larger.segment_count == 127
     assert resize_geometry(larger, 128 * MIB, "here") == geometry
 
 

@@ -12,7 +12,7 @@ SEGMENT_BYTES_MIN: Final = 64 * KIB  # what may be asked for; tests use it to tu
 SEGMENT_BYTES_MAX: Final = 1024 * MIB
 SEGMENT_BYTES_DEFAULT_MIN: Final = 4 * MIB
 SEGMENT_BYTES_DEFAULT_MAX: Final = 256 * MIB
-SEGMENT_COUNT_WANTED: Final = 16  # the default size is the largest power of two that still gives so many
+SEGMENT_COUNT_WANTED: Final = 32  # the default size is the largest power of two that still gives so many
 SEGMENT_COUNT_MIN: Final = 4  # one being written, one kept free, and something left to serve from
 
 # A lane's drive is addressed in units of 64 bytes with 40 bits.

@@ -80,6 +80,22 @@ class Writer:
         if self._pool.drive.failure is not None:
             reservation.statuses = bytearray([Status.READ_ONLY]) * len(keys)
             return reservation
+        try:
+            self._fill(reservation, keys, lengths, metas)
+        except BaseException:
+            self.abort(reservation)  # or its segments would count as being written for ever
+            raise
+        self._cleaner.keep_pace()
+        return reservation
+
+    def _fill(
+        self,
+        reservation: PutReservation,
+        keys: Sequence[bytes],
+        lengths: Sequence[int],
+        metas: Sequence[bytes] | None,
+    ) -> None:
+        namespace, digests, digest_kind = reservation.namespace, reservation.digests, reservation.digest_kind
         shards, seed = self._index.shards, namespace.hash
         hashes = [hash_key(key, seed) for key in keys]
         known = [key_hash in shards[key_hash[0]] for key_hash in hashes]
@@ -96,8 +112,6 @@ class Writer:
                 continue
             self._place(reservation, position, key, hashes[position], meta or b"", lengths[position])
         self._pool.expect(0)
-        self._cleaner.keep_pace()
-        return reservation
 
     def _place(
         self, reservation: PutReservation, position: int, key: bytes, key_hash: bytes, meta: bytes, length: int

@@ -60,7 +60,7 @@ class Geometry:
 
 
 def default_segment_bytes(capacity_bytes: int) -> int:
-    """A power of two that gives about 16 to 31 segments, within 4 MiB and 256 MiB."""
+    """A power of two that gives about 32 to 63 segments, within 4 MiB and 256 MiB."""
     wanted = max(1, capacity_bytes // limits.SEGMENT_COUNT_WANTED)
     power = 1 << (wanted.bit_length() - 1)
     return min(max(power, limits.SEGMENT_BYTES_DEFAULT_MIN), limits.SEGMENT_BYTES_DEFAULT_MAX)
