@@ -13,6 +13,7 @@ our wheels are then installed from ``dist/`` with ``--no-deps``.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -48,7 +49,7 @@ def lint(session: nox.Session) -> None:
     """Style, licenses, forbidden imports: reports only, changes nothing."""
     session.install(*_group("lint"))
     session.run("pre-commit", "run", "--all-files", *session.posargs)
-    sources = os.pathsep.join(str(path / "src") for path in PACKAGES.values())
+    sources = os.pathsep.join(str(path) for path in [*ROOT.glob("shared/*/src"), *ROOT.glob("packages/*/src")])
     session.run("lint-imports", "--no-cache", env={"PYTHONPATH": sources})
 
 
@@ -131,9 +132,24 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """``memkv bench`` from the built wheels; arguments after ``--`` go to it."""
+    """``memkv bench`` from the built wheels; arguments after ``--`` go to it.
+
+    On the cluster that ``MEMKV_SERVERS`` names, or else on one node of this machine that is started for it.
+    """
     _install_wheels(session, "bench")
-    session.run("memkv", "bench", *session.posargs)
+    if "MEMKV_SERVERS" in os.environ:
+        session.run("memkv", "bench", *session.posargs)
+        return
+    folder = ROOT / "build" / "bench"
+    cluster = ("--dir", str(folder))
+    described = session.run(
+        "memkv", "dev", "up", *cluster, "--port", "0", "--capacity", "8GiB", "--json", silent=True, stderr=None
+    )
+    try:
+        session.run("memkv", "bench", *session.posargs, env=json.loads(str(described))["env"])
+    finally:
+        session.run("memkv", "dev", "down", *cluster)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @nox.session(default=False)
