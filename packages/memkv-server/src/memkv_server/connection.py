@@ -341,7 +341,15 @@ class Connection:
             flags=response.flags,
             request_id=request_id,
         )
-        self._queue([memoryview(sealed), *response.views], response.read)
+        sent = 0
+        if response.read is None and not self._outputs:  # a small answer: mostly the socket takes it whole
+            try:
+                sent = self.sock.send(sealed)
+            except BlockingIOError:
+                sent = 0
+            if sent == len(sealed) and not self._closing:
+                return
+        self._queue([memoryview(sealed)[sent:], *response.views], response.read)
 
     def _queue(self, views: list[memoryview], read: ReadBatch | None) -> None:
         self._outputs.append(_Output(Cursor(views), read))
