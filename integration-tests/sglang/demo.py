@@ -8,6 +8,7 @@ counts is that the second engine gives the same noise without having computed it
 from __future__ import annotations
 
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -53,7 +54,7 @@ def run(folder: Path, say: Say) -> tuple[list[Generation], list[Generation]]:
     cluster = Cluster(folder / "cluster", capacity="1GiB")
     try:
         say("writing a tiny random model")
-        model = write_checkpoint(folder / "model")
+        model = write_checkpoint(folder / "model", hidden=512, layers=4, heads=8)
         first = run_engine("first", model, cluster, folder / "first.log", say)
         second = run_engine("second", model, cluster, folder / "second.log", say)
         say("stopping the node")
@@ -77,11 +78,19 @@ def table_of(first: list[Generation], second: list[Generation], *, equal: bool) 
 
 def main() -> int:
     """0 when the second engine was given its prompts by MemKV and answered as the first did."""
+    folder = Path(tempfile.mkdtemp(prefix="memkv-demo-"))
+    error = show(folder)
+    if error is None:
+        shutil.rmtree(folder)
+        return 0
+    Console(stderr=True, highlight=False).print(f"demo: {error}; the logs are in {folder}", markup=False)
+    return 1
+
+
+def show(folder: Path) -> str | None:
+    """Runs it with a progress bar and prints the table; what went wrong, or None."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with (
-        tempfile.TemporaryDirectory(prefix="memkv-demo-") as folder,
-        Progress(*columns, console=Console(stderr=True)) as progress,
-    ):
+    with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=STEPS)
 
         def say(what: str) -> None:
@@ -90,13 +99,14 @@ def main() -> int:
             progress.update(task, description=what, advance=1)
 
         try:
-            first, second = run(Path(folder), say)
+            first, second = run(folder, say)
         except RuntimeError as error:
-            progress.console.print(f"demo: {error}", style="red", markup=False)
-            return 1
+            return str(error)
     equal = [each.output_ids for each in first] == [each.output_ids for each in second]
     Console().print(table_of(first, second, equal=equal))
-    return 0 if equal and all(each.from_storage for each in second) else 1
+    if not equal:
+        return "the outputs differ"
+    return None if all(each.from_storage for each in second) else "the second engine had nothing from MemKV"
 
 
 if __name__ == "__main__":

@@ -92,11 +92,11 @@ class EngineProcess:
         return self.log_path.read_text(errors="replace")
 
     def stop(self) -> None:
-        """Ends the engine's processes, all of them."""
+        """Ends the engine's processes, all of them; a moment for those that end by themselves."""
         processes = _family(self._process.pid)
-        if self._process.stdin:
-            self._process.stdin.close()
-        _, alive = psutil.wait_procs(processes, timeout=10)
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        _, alive = psutil.wait_procs(processes, timeout=2)
         for process in alive:
             process.kill()
         self._process.wait()
@@ -113,10 +113,7 @@ class EngineProcess:
         ready, _, _ = select.select([self._answers], [], [], timeout_s)
         line = self._answers.readline() if ready else ""
         if not line:
-            if ready:
-                self._process.wait()
-            for process in _family(self._process.pid):
-                process.kill()
+            self.stop()
             what = "ended" if ready else f"said nothing for {timeout_s:.0f} s"
             raise EngineFailed(f"the engine {what}; its log ends:\n{self.log()[-6000:]}")
         answer: dict[str, Any] = json.loads(line)
