@@ -132,7 +132,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def open_drive_ignoring_space(path: str) -> FileDrive:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drive_module, "_refuse_full", lambda *_: None)
+        patch.setattr(drive_module, "refuse_full", lambda *_: None)
         return FileDrive.open(path, CAPACITY, SEGMENT)
 
 

@@ -438,7 +438,7 @@ def acknowledged_until_killed(path: Path, first: int, capacity: int, kill_after_
     return [int(number) for number, _ in whole]
 
 
-@pytest.mark.parametrize(("capacity", "loops"), [(256 << 20, 5), (12 << 20, 5)], ids=["all fits", "evicting"])
+@pytest.mark.parametrize(("capacity", "loops"), [(256 << 20, 4), (12 << 20, 4)], ids=["all fits", "evicting"])
 def test_kill_9_during_puts_loses_nothing_that_was_acknowledged(tmp_path: Path, capacity: int, loops: int) -> None:
     rng = random.Random(capacity)
     acknowledged: list[int] = []
