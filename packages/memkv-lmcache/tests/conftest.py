@@ -15,8 +15,9 @@ from memkv_core.testing.socket_server import SocketServer
 
 sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out, so that test files may share names
 
-from lmcache_fakes import AUTH_KEY
+from lmcache_fakes import AUTH_KEY, Allocator, Metadata, config
 
+from memkv_lmcache.backend import MemKVStorageBackend
 from memkv_lmcache.l2_adapter import MemKVL2Adapter, MemKVL2AdapterConfig
 
 
@@ -49,3 +50,33 @@ def make_l2(server: SocketServer) -> Iterator[Callable[..., MemKVL2Adapter]]:
     yield make
     for adapter in made:
         adapter.close()
+
+
+@pytest.fixture
+def make_backend(server: SocketServer) -> Iterator[Callable[..., MemKVStorageBackend]]:
+    """Makes storage plugins and closes them; then every object must have been given back.
+
+    ``extra``: settings under the plugin's name. ``allocator`` None makes the scheduler's.
+    """
+    made: list[MemKVStorageBackend] = []
+
+    def make(
+        *, extra: Any = None, allocator: Any = Allocator, settings: Any = None, **metadata: Any
+    ) -> MemKVStorageBackend:
+        plugin = {"storage_plugin.memkv.module_path": "memkv_lmcache.backend"}
+        plugin.update({f"storage_plugin.memkv.{name}": value for name, value in (extra or {}).items()})
+        backend = MemKVStorageBackend(
+            config=config(extra_config=plugin, **(settings or {})),
+            dst_device="cpu",
+            metadata=Metadata(**metadata),
+            local_cpu_backend=allocator() if allocator is Allocator else allocator,
+            loop=None,
+        )
+        made.append(backend)
+        return backend
+
+    yield make
+    for backend in made:
+        backend.close()
+        if backend.local_cpu_backend is not None:
+            assert backend.local_cpu_backend.used_bytes == 0, "objects leaked"

@@ -43,6 +43,10 @@ class CacheEngineKey:
     dtype: str = "torch.bfloat16"
     tags: tuple[tuple[str, str], ...] | None = None
 
+    def split_layers(self, num_layers: int) -> list[LayerCacheEngineKey]:
+        plain = {name: getattr(self, name) for name in CacheEngineKey.__dataclass_fields__}
+        return [LayerCacheEngineKey(**plain, layer_id=layer) for layer in range(num_layers)]
+
 
 @dataclass(frozen=True)
 class LayerCacheEngineKey(CacheEngineKey):
@@ -143,3 +147,58 @@ def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end_s, "it did not come true in time"
         time.sleep(0.005)
+
+
+class Metadata(SimpleNamespace):
+    """LMCacheMetadata of a model with 4 layers, 2 KV heads of 64, chunks of 64 tokens."""
+
+    def __init__(self, **fields: Any) -> None:
+        defaults: dict[str, Any] = {
+            "model_name": "org/model", "world_size": 1, "worker_id": 0, "local_world_size": 1, "use_mla": False,
+            "kv_dtype": "torch.bfloat16", "kv_shape": (4, 2, 64, 2, 64), "chunk_size": 64, "role": "worker",
+        }  # fmt: skip
+        super().__init__(**{**defaults, **fields})
+
+    def get_shapes(self, num_tokens: int | None = None) -> list[tuple[int, ...]]:
+        layers, kv_size, _, heads, size = self.kv_shape
+        return [(kv_size, layers, num_tokens or self.chunk_size, heads * size)]
+
+    def get_dtypes(self) -> list[str]:
+        return [self.kv_dtype]
+
+
+def config(**fields: Any) -> SimpleNamespace:
+    """LMCacheEngineConfig."""
+    defaults: dict[str, Any] = {
+        "chunk_size": 64, "use_layerwise": False, "enable_blending": False, "lookup_timeout_ms": 3000,
+        "pre_caching_hash_algorithm": "sha256_cbor", "extra_config": {},
+    }  # fmt: skip
+    return SimpleNamespace(**{**defaults, **fields})
+
+
+class Allocator:
+    """LocalCPUBackend: hands out objects within a number of bytes, and knows what is still out."""
+
+    def __init__(self, capacity_bytes: int = 64 << 20) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.used_bytes = 0
+        self._lock = threading.Lock()
+
+    def allocate(
+        self, shapes: Any, dtypes: Any, fmt: Any = None, eviction: bool = True, busy_loop: bool = True
+    ) -> MemoryObj | None:
+        assert not busy_loop, "it would wait for ever"
+        size = byte_count(shapes, dtypes)
+        with self._lock:
+            if self.used_bytes + size > self.capacity_bytes:
+                return None
+            self.used_bytes += size
+        return MemoryObj(list(shapes), list(dtypes), fmt, on_free=lambda: self._free(size))
+
+    def _free(self, size: int) -> None:
+        with self._lock:
+            self.used_bytes -= size
+
+
+def chunks(*numbers: int, **fields: Any) -> list[CacheEngineKey]:
+    return [CacheEngineKey(number, **fields) for number in numbers]

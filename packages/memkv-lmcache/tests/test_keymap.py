@@ -16,7 +16,7 @@ def test_names_are_stable_across_versions() -> None:
     assert object_name(ObjectKey(b"\xab" * 32, cache_salt="t"), "0123456789abcdef") == (
         "ab" * 32 + "_" + "ed1a58a7c9e668b5a26860685641954b"
     )
-    assert chunk_name(CacheEngineKey(-0x45D7), rank_free=False) == "-45d7_4a6cf3bcec04ba6b19df996461637c23"
+    assert chunk_name(CacheEngineKey(-0x45D7)) == "-45d7_4a6cf3bcec04ba6b19df996461637c23"
 
 
 def test_names_are_short_whatever_the_model_is_called() -> None:
@@ -41,21 +41,21 @@ def test_names_are_short_whatever_the_model_is_called() -> None:
     ],
 )
 def test_chunks_that_differ_in_anything_have_other_names(other: Any) -> None:
-    assert chunk_name(other, rank_free=False) != chunk_name(CacheEngineKey(7), rank_free=False)
+    assert chunk_name(other) != chunk_name(CacheEngineKey(7))
 
 
 def test_a_tag_cannot_pose_as_a_layer() -> None:
     tagged = CacheEngineKey(7, tags=(("3", ""),))
-    assert chunk_name(tagged, rank_free=False) != chunk_name(LayerCacheEngineKey(7, layer_id=3), rank_free=False)
+    assert chunk_name(tagged) != chunk_name(LayerCacheEngineKey(7, layer_id=3))
 
 
 def test_the_order_of_tags_does_not_matter() -> None:
     one = CacheEngineKey(7, tags=(("a", "1"), ("b", "2")))
     two = CacheEngineKey(7, tags=(("b", "2"), ("a", "1")))
-    assert chunk_name(one, rank_free=False) == chunk_name(two, rank_free=False)
+    assert chunk_name(one) == chunk_name(two)
 
 
 def test_ranks_of_an_mla_model_share() -> None:
     ranks = [CacheEngineKey(7, world_size=8, worker_id=rank) for rank in range(8)]
-    assert len({chunk_name(key, rank_free=True) for key in ranks}) == 1
-    assert len({chunk_name(key, rank_free=False) for key in ranks}) == 8
+    assert len({chunk_name(key, shared_rank=0) for key in ranks}) == 1
+    assert len({chunk_name(key) for key in ranks}) == 8

@@ -21,6 +21,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from memkv_lmcache import standins
+from memkv_lmcache.layout import Layout
 
 
 def find(*places: tuple[str, str]) -> Any:
@@ -70,6 +71,28 @@ def remote_memory_tags() -> Any:
         return None
     segment, residency = find((_API, "MemorySegment")), find((_API, "MemoryResidency"))
     return tags(segment=segment.STORAGE, residency=residency.REMOTE)
+
+
+def torch_layout(layout: Layout) -> tuple[list[Any], list[Any], Any]:
+    """A layout as LMCache's allocators take it: sizes, dtypes, memory format; plain values where there is no torch."""
+    size, formats = find(("torch", "Size")), find(("lmcache.v1.memory_management", "MemoryFormat"))
+    if size is None or formats is None:
+        return [tuple(shape) for shape in layout.shapes], [f"torch.{dtype}" for dtype in layout.dtypes], layout.fmt
+    torch = importlib.import_module("torch")
+    return (
+        [size(shape) for shape in layout.shapes],
+        [getattr(torch, each) for each in layout.dtypes],
+        formats[layout.fmt],
+    )
+
+
+def pipeline_rank() -> int:
+    """This process's pipeline stage in vLLM; 0 where there is only one, or no vLLM."""
+    group = find(("vllm.distributed.parallel_state", "get_pp_group"))
+    try:
+        return int(group().rank_in_group) if group is not None else 0
+    except (AssertionError, ValueError, RuntimeError):  # not initialized: the scheduler, which asks for stage 0
+        return 0
 
 
 def version() -> str | None:

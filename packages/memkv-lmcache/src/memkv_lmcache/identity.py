@@ -13,6 +13,15 @@ def mp_identity(prefix: str) -> dict[str, Any]:
     return {"format": f"memkv-lmcache-mp/{FORMAT}", "prefix": prefix}
 
 
+def ranks_share(config: Any, metadata: Any) -> bool:
+    """Whether all tensor-parallel ranks hold the same bytes, so that rank 0's serve them all.
+
+    So it is with MLA, unless LMCache's own setting for it, ``remote_enable_mla_worker_id_as0``, says no.
+    """
+    extra = getattr(config, "extra_config", None) or {}
+    return bool(metadata.use_mla) and bool(extra.get("remote_enable_mla_worker_id_as0", True))
+
+
 def in_process_identity(config: Any, metadata: Any, *, prefix: str, tag: str) -> dict[str, Any]:
     """Of one model in vLLM's workers, from LMCache's config and metadata.
 
@@ -25,7 +34,7 @@ def in_process_identity(config: Any, metadata: Any, *, prefix: str, tag: str) ->
         "prefix": prefix,
         "tag": tag,
         "model": str(metadata.model_name),
-        "world_size": int(metadata.world_size),
+        "world_size": 1 if ranks_share(config, metadata) else int(metadata.world_size),
         "kv_dtype": str(metadata.kv_dtype).removeprefix("torch."),
         "kv_geometry": [layers, kv_size, heads, head_size],
         "mla": bool(metadata.use_mla),

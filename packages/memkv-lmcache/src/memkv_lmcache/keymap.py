@@ -30,16 +30,17 @@ def object_name(key: Any, layout_digest: str) -> str:
     return f"{key.chunk_hash.hex()}_{tail}"
 
 
-def chunk_name(key: Any, *, rank_free: bool) -> str:
+def chunk_name(key: Any, *, shared_rank: int | None = None) -> str:
     """The key of a chunk in in-process mode, from a ``CacheEngineKey`` or ``LayerCacheEngineKey``.
 
-    ``rank_free``: all ranks hold the same bytes (MLA), so rank 0's are everybody's. ``lmcache.tag.*`` of a request
-    are in it; tags are a set to LMCache's users and a sequence to LMCache, so they stand in order here.
+    ``shared_rank``: all tensor-parallel ranks hold the same bytes (MLA), so rank and size are left out, and this
+    number (the pipeline stage) stands instead. ``lmcache.tag.*`` of a request are in it; tags are a set to LMCache's
+    users and a sequence to LMCache, so they stand in order here.
     """
     tags = tuple(sorted((str(name), str(value)) for name, value in key.tags or ()))
     chunk_hash = key.chunk_hash
     kind, digits = ("b", chunk_hash.hex()) if isinstance(chunk_hash, bytes) else ("i", format(chunk_hash, "x"))
-    worker_id = 0 if rank_free else key.worker_id
+    world, worker = (key.world_size, key.worker_id) if shared_rank is None else (1, shared_rank)
     layer = getattr(key, "layer_id", None)
     dtype = str(key.dtype).removeprefix("torch.")
-    return f"{digits}_{_tail('in', key.model_name, key.world_size, worker_id, dtype, layer, tags, kind)}"
+    return f"{digits}_{_tail('in', key.model_name, world, worker, dtype, layer, tags, kind)}"

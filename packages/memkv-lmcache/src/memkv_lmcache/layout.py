@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from math import prod
 from typing import Any, Final
 
 from memkv_lmcache.limits import LAYOUT_GROUPS_COUNT_MAX, LAYOUTS_COUNT_MAX
@@ -50,9 +52,19 @@ class Layout:
             return OPAQUE
         return hashlib.sha256(_canonical([self.shapes, self.dtypes])).hexdigest()[:16]
 
+    @cached_property
+    def byte_count(self) -> int:
+        """How long a value with this layout is. The bits of an element are the first number in its dtype's name."""
+        return sum(prod(shape) * _element_bytes(dtype) for shape, dtype in zip(self.shapes, self.dtypes))
+
     def encode(self) -> bytes:
         """The meta of a value with this layout."""
         return _encode(self)
+
+
+def _element_bytes(dtype: str) -> int:
+    bits = re.search(r"\d+", dtype)
+    return max(1, int(bits[0]) // 8) if bits else 1  # bool has none
 
 
 @lru_cache(maxsize=256)

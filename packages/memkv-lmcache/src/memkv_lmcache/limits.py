@@ -32,8 +32,14 @@ LEDGER_KEYS_COUNT_MAX: Final = 200_000
 # Bytes of chunks that wait to be stored, in-process mode: they hold LMCache's host memory meanwhile.
 PUT_QUEUE_MB: Final = 512
 PUT_QUEUE_MB_MAX: Final = 1024 * 1024
-# Chunks known to be stored, so that a repeated prefix is not asked about again, 32 bytes of key each.
-STORED_KEYS_COUNT_MAX: Final = 65_536
+# A chunk that has waited this long is dropped, so that its memory comes back.
+PUT_WAIT_MS_MAX: Final = 30_000
+PUT_THREADS_COUNT: Final = 2
+# What close() waits for queued chunks, so that a tidy shutdown leaves a warm cache; LMCache joins for 10 s.
+CLOSE_DRAIN_MS: Final = 3_000
+
+# Layers of a chunk are read together and kept until the engine asks for each; what nobody asks for is given back.
+LAYERS_KEPT_MS_MAX: Final = 300_000
 
 # How long a check waits for one answer of a server.
 CHECK_TIMEOUT_MS: Final = 2_000

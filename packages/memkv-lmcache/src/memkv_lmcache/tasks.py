@@ -13,6 +13,7 @@ import queue
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -160,3 +161,11 @@ def _run(task: _Task, stopping: threading.Event) -> Any:
     if stopping.is_set() or not task.deadline.left_ms():
         return None
     return task.work(task.deadline)
+
+
+def on(workers: Workers, work: Callable[[Deadline], R], miss: Callable[[], R], deadline: Deadline) -> Future[R]:
+    """``work`` on a thread of ``workers``; the future always gets a result, and cannot be cancelled."""
+    future: Future[R] = Future()
+    future.set_running_or_notify_cancel()
+    workers.submit(work, future.set_result, miss, deadline)
+    return future
