@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from lmcache_fakes import WHOLE, Desc, MemoryObj, ObjectKey, filled, hashes, until, wait
 
+from memkv_core import Client
 from memkv_core.errors import ConfigError, LicenseError
 from memkv_core.testing.socket_server import SocketServer
-from memkv_lmcache import l2_adapter
 from memkv_lmcache.l2_adapter import MemKVL2Adapter, MemKVL2AdapterConfig
 
 Make = Callable[..., MemKVL2Adapter]
@@ -44,6 +44,21 @@ def load(adapter: MemKVL2Adapter, keys: Sequence[Any], objects: Sequence[Any]) -
     bitmap = wait(adapter.get_load_event_fd(), lambda: adapter.query_load_result(task))
     assert adapter.query_load_result(task) is None
     return [bitmap.test(index) for index in range(len(keys))]
+
+
+def settled(query: Callable[[int], Any], tasks: Sequence[int]) -> list[Any]:
+    """The result of each task, once all have one."""
+    results: dict[int, Any] = {}
+
+    def ask() -> bool:
+        for task in tasks:
+            result = query(task)
+            if result is not None:
+                results[task] = result
+        return len(results) == len(tasks)
+
+    until(ask)
+    return [results[task] for task in tasks]
 
 
 def test_objects_come_back_byte_for_byte_in_a_fresh_process(make_l2: Make) -> None:
@@ -151,15 +166,14 @@ def test_every_task_settles_in_time_when_the_node_is_silent(make_l2: Make, serve
     lookups = [adapter.submit_lookup_and_lock_task(hashes(1), LAYOUT) for _ in range(16)]
     stores = [adapter.submit_store_task(hashes(2), [filled(2)]) for _ in range(16)]
     assert time.monotonic() - started_s < 5
-    bitmaps: list[Any] = []
+    bitmaps = [*settled(adapter.query_load_result, loads), *settled(adapter.query_lookup_and_lock_result, lookups)]
     done: dict[int, Any] = {}
-    until(lambda: bool(bitmaps.extend(filter(None, map(adapter.query_load_result, loads)))) or len(bitmaps) == 16)
-    until(
-        lambda: (
-            bool(bitmaps.extend(filter(None, map(adapter.query_lookup_and_lock_result, lookups)))) or len(bitmaps) == 32
-        )
-    )
-    until(lambda: bool(done.update(adapter.pop_completed_store_tasks())) or len(done) == 16)
+
+    def all_stores() -> bool:
+        done.update(adapter.pop_completed_store_tasks())
+        return len(done) == len(stores)
+
+    until(all_stores)
     assert time.monotonic() - started_s < 10
     assert not any(bitmap.test(0) for bitmap in bitmaps)
     assert sorted(done) == sorted(stores)
@@ -261,8 +275,13 @@ def test_listeners_hear_each_key_once_and_cannot_spoil_a_task(make_l2: Make) -> 
 
 def test_the_arena_is_registered_once(make_l2: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     views: list[memoryview] = []
-    original = l2_adapter.Client.register
-    monkeypatch.setattr(l2_adapter.Client, "register", lambda self, view: views.append(view) or original(self, view))
+    original = Client.register
+
+    def register(self: Client, view: memoryview) -> Any:
+        views.append(view)
+        return original(self, view)
+
+    monkeypatch.setattr(Client, "register", register)
     arena = np.zeros(8192, dtype=np.uint8)
     address = int(arena.ctypes.data)
     make_l2(SimpleNamespace(ptr=address, size=8192, align_bytes=4096, stable_registration_size=4096))

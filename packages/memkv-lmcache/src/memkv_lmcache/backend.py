@@ -102,7 +102,7 @@ class MemKVStorageBackend(_compat.StoragePluginInterface):
         keys: Sequence[Any],
         objs: Sequence[Any],
         transfer_spec: Any = None,
-        on_complete_callback: Callable[[Any], None] | None = None,
+        on_complete_callback: Callable[[Any], object] | None = None,
     ) -> list[Future[bool]] | None:
         """Queues chunks and returns; None where this rank stores nothing (another one has the same bytes)."""
         if not self._store.writes or self.local_cpu_backend is None:

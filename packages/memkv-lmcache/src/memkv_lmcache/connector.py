@@ -39,7 +39,9 @@ class MemKVConnectorAdapter(_compat.ConnectorAdapter):
         super().__init__(URL)
 
     def can_parse(self, url: str) -> bool:
-        return url.startswith((URL, "plugin://"))
+        """Whether the URL is ours: ``memkv://...``, or ``plugin://memkv`` and ``plugin://memkv.<anything>``."""
+        kind, _, name = url.partition("://")
+        return kind == "memkv" or (kind == "plugin" and name.partition(".")[0] == "memkv")
 
     def create_connector(self, context: Any) -> MemKVConnector:
         return MemKVConnector(context.config, context.metadata, context.local_cpu_backend, context.plugin_name)

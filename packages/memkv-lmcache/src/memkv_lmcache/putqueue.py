@@ -24,7 +24,7 @@ from memkv_lmcache.tasks import Workers
 
 _LOG: Final = RateLimitedLog(logging.getLogger(__name__))
 
-OnComplete = Callable[[Any], None]
+OnComplete = Callable[[Any], object]
 
 
 @dataclass(slots=True)
