@@ -9,7 +9,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
@@ -22,6 +22,7 @@ from memkv_core.errors import (
     PoolTimeoutError,
     TransportTimeoutError,
 )
+from memkv_core.handshake import LANE_ANY
 from memkv_core.session import Session
 from memkv_core.testing.socket_server import SocketServer
 from memkv_core.transports.base import Route
@@ -167,6 +168,32 @@ def test_two_that_want_the_same_in_opposite_order(
         thread.join()
     assert failed == []
     assert len(server._open) == len(other._open) == 1
+
+
+def test_a_task_with_nothing_left_to_do_holds_no_place(
+    transport: TCPTransport, server: SocketServer, other: SocketServer, eventually: Callable[..., None]
+) -> None:
+    """It had to wait for a place, and then found that another thread had asked; its fellow task waits on."""
+    answered, busy = Route(server.address, LANE_ANY), Route(other.address, LANE_ANY)
+
+    class KnownAtTheSecondLook(dict[str, int]):
+        looks = 0
+
+        def get(self, key: str, default: Any = None) -> Any:
+            self.looks += 1
+            return super().get(key, default) if self.looks > 2 else None
+
+    transport._lane_counts = KnownAtTheSecondLook({server.address: 2})
+    assert transport._pool.acquire(busy) == (True, None)
+    counts: list[Any] = []
+    thread = threading.Thread(
+        target=lambda: counts.append(transport.lane_counts([server.address, other.address], in_time()))
+    )
+    thread.start()
+    eventually(lambda: transport._pool._waiting and not transport._pool._taken[answered])
+    transport._pool.release(busy, None)
+    thread.join()
+    assert counts == [{server.address: 2, other.address: 1}]
 
 
 @pytest.mark.parametrize("connections", [1, 3])

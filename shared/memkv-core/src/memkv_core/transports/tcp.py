@@ -181,11 +181,13 @@ class TCPTransport:
             self._pool.wait([task.route for task in pending], left_s)
 
     def _begin(self, task: _Task, poller: select.poll, waiting: dict[int, _Task]) -> bool:
-        """Starts a task and takes its first step, if it can start."""
+        """Starts a task and takes its first step, if it can start; one with nothing to do gives its place back."""
         if not self._start(task):
             return False
-        if task.flow is not None and task.error is None:
+        if task.steps is not None:
             self._advance(task, None, poller, waiting)
+        else:
+            self._finish(task)
         return True
 
     def _start(self, task: _Task) -> bool:
