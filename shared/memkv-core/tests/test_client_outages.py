@@ -95,6 +95,8 @@ def test_a_dead_server(client: Client, servers: list[SocketServer], eventually: 
     with Timed():
         check_hits_of(client, home(client, alive))
     assert client.stats().breaker_opened == 1
+    assert list(client.servers_down()) == [dead.address]
+    assert "Connection refused" in client.servers_down()[dead.address]
     for _ in range(3):
         with Timed():
             check_hits_of(client, home(client, alive))
@@ -105,6 +107,7 @@ def test_a_dead_server(client: Client, servers: list[SocketServer], eventually: 
     dead.start()
     eventually(lambda: client.exists(KEYS) == [True] * len(KEYS))
     check_hits_of(client, set(KEYS))
+    assert client.servers_down() == {}
 
 
 def test_a_server_that_was_never_there(client: Client, servers: list[SocketServer], eventually: Eventually) -> None:

@@ -12,6 +12,7 @@ import itertools
 import json
 import random
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,12 +20,16 @@ from typing import Any
 
 import pytest
 
-from memkv_core import handshake, wire
+from memkv_core import handshake, limits, wire
 from memkv_core.auth import Keyring
+from memkv_core.calls import GetCall, KeysCall
 from memkv_core.client import Client
 from memkv_core.config import ClientConfig
 from memkv_core.digests import digest
+from memkv_core.errors import RefusedError
 from memkv_core.session import Session
+from memkv_core.transports.base import Route
+from memkv_core.transports.tcp import TCPTransport
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode, Status
 
 KEY = bytes(range(32))
@@ -475,7 +480,8 @@ def test_a_byte_that_was_altered_in_the_payload(client_of: Callable[..., Client]
     assert client.stats().misses == {"corrupt": 1}
 
 
-def test_a_server_that_closes_in_the_middle_of_a_payload(client_of: Callable[..., Client]) -> None:
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_server_that_closes_in_the_middle_of_a_payload(client_of: Callable[..., Client], reset: bool) -> None:
     """The first two times; the call tries again and hits, within its deadline."""
 
     def behave(sock: socket.socket, number: int) -> None:
@@ -483,6 +489,8 @@ def test_a_server_that_closes_in_the_middle_of_a_payload(client_of: Callable[...
         header, _ = peer.request()
         if number < 2:
             peer.respond(header, hit(), VALUE[: len(VALUE) // 2], payload_bytes=len(VALUE))
+            if reset:  # RST in place of FIN
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         else:
             peer.respond(header, *good(header))
             peer.request()
@@ -591,3 +599,84 @@ def test_frames_that_nobody_asked_for(client_of: Callable[..., Client]) -> None:
         assert lengths in ([None], [len(VALUE)])
     assert lengths == [len(VALUE)]
     assert target == VALUE
+
+
+# -- several requests under way ---------------------------------------------------------------------------------------
+def get_call(key_count: int, target: bytearray) -> GetCall:
+    """A GET of some keys of which the first has a target."""
+    keys = [b"key-%d" % number for number in range(key_count)]
+    parts: list[list[memoryview]] = [[memoryview(target)], *([] for _ in keys[1:])]
+    return GetCall(range(key_count), keys, parts, [len(target), *[0] * (key_count - 1)], with_meta=False, kind_min=0)
+
+
+@pytest.fixture
+def transport() -> Iterator[TCPTransport]:
+    transport = TCPTransport(lambda lane: Session.client(KEY, namespace="default", lane=lane))
+    yield transport
+    transport.close()
+
+
+@pytest.mark.parametrize("size", [0, 1, 50, 2000, len(VALUE)])
+def test_an_answer_that_comes_along_with_a_shorter_one(transport: TCPTransport, size: int) -> None:
+    """An error is shorter than the answer that was expected: what was read beyond it is the next answer's.
+
+    Whole frames, parts of a frame, parts of a payload: the longer the value, the less of it was read ahead.
+    """
+    value = VALUE[:size]
+
+    def behave(sock: socket.socket, number: int) -> None:
+        peer = opened(sock)
+        answers = bytearray()
+        for turn in range(4):
+            header, _ = peer.request()
+            fields: dict[str, Any] = {"request_id": header.request_id}
+            if turn % 2 == 0:
+                fields |= {"metadata": wire.encode_error(ErrorCode.STORAGE, "no"), "flags": Flag.RESPONSE | Flag.ERROR}
+                answers += peer.session.seal(header.opcode, **fields)
+                continue
+            misses = header.key_count - 1
+            fields["metadata"] = wire.encode_get_response(
+                bytes([Status.HIT]) + bytes(misses),
+                bytes(header.key_count),
+                [size] + [0] * misses,
+                [digest_of(value)] + [bytes(16)] * misses,
+                None,
+            )
+            fields |= {"flags": Flag.RESPONSE, "count": header.key_count, "payload_bytes": size}
+            answers += peer.session.seal(header.opcode, **fields) + value
+        sock.sendall(answers)
+        peer.request()
+
+    rogue = Rogue(behave)
+    targets = [bytearray(POISON * size) for _ in range(4)]
+    calls = [get_call(count, target) for count, target in zip((100, 1, 100, 3), targets)]
+    transport.run([(Route(rogue.address, 0), calls)], time.monotonic() + 20)
+    assert [isinstance(call.error, RefusedError) for call in calls] == [True, False, True, False]
+    assert [call.lengths[0] for call in calls] == [None, size, None, size]
+    assert targets == [POISON * size, value, POISON * size, value]
+    transport.close()
+    rogue.stop()
+
+
+def test_a_server_that_reads_late(transport: TCPTransport) -> None:
+    """More requests than the sockets hold: they wait for it, and the answers find their own."""
+    started, count = threading.Event(), 16
+
+    def behave(sock: socket.socket, number: int) -> None:
+        peer = opened(sock)
+        assert started.wait(30)
+        time.sleep(0.1)
+        for turn in range(count):
+            header, metadata = peer.request()
+            assert wire.decode_keys(metadata, header.key_count)[0][:2] == b"%02d" % turn
+            peer.respond(header, bytes([turn % 2]) * header.key_count)
+        peer.request()
+
+    rogue = Rogue(behave)
+    keys = [bytes(510)] * limits.FRAME_KEYS_MAX
+    calls = [KeysCall(Opcode.EXISTS, range(len(keys)), [b"%02d" % turn + keys[0], *keys[1:]]) for turn in range(count)]
+    started.set()
+    transport.run([(Route(rogue.address, 0), calls)], time.monotonic() + 20)
+    assert [call.statuses for call in calls] == [bytes([turn % 2]) * len(keys) for turn in range(count)]
+    transport.close()
+    rogue.stop()

@@ -266,6 +266,13 @@ def test_nobody_listens(transport: TCPTransport) -> None:
         assert "memkv admin status" in str(error)
 
 
+def test_no_way_there(transport: TCPTransport) -> None:
+    """Some addresses are refused by the system itself, at once."""
+    error = transport.lane_counts(["255.255.255.255:9900"], in_time(2))["255.255.255.255:9900"]
+    assert isinstance(error, ConnectError | TransportTimeoutError)
+    assert "255.255.255.255:9900" in str(error)
+
+
 def test_no_more_sockets(transport: TCPTransport, server: SocketServer, monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(*_: Any) -> None:
         raise OSError(24, os.strerror(24))
