@@ -54,7 +54,8 @@ def test_a_window_is_the_segments_own_space(tmp_path: Path) -> None:
         memory[origin : origin + 4] = b"%04d" % slot
         assert view[origin : origin + 4] == b"%04d" % slot
     drive.prepare(3, 100, 200_000)
-    drive.prefetch([(64, 128), (100_000, 500_000), (13 * SEGMENT, SEGMENT)])
+    extents = [(64, 128), (100_000, 500_000), (13 * SEGMENT, SEGMENT)]
+    assert drive.fetch(extents) == drive.missing(extents) == []
     drive.sync()
     drive.close()
     stored = (tmp_path / SEGMENTS_FILE).read_bytes()

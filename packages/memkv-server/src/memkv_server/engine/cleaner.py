@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
+from memkv_core.errors import StorageError
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.evict import ReinsertBudget, choose_survivors
 from memkv_server.engine.index import (
@@ -83,15 +84,25 @@ class Cleaner:
     def tick(self) -> bool:
         """Works for about 0.3 ms where there is work; True while there is more."""
         deadline = time.perf_counter() + TICK_BUDGET_S
-        while self._step():
+        while self._step_safely():
             if time.perf_counter() >= deadline:
                 return True
         return False
 
     def keep_pace(self) -> None:
         """Does its part of the work for what users have written into the current segment so far."""
-        while len(self._pool.free) < FREE_SEGMENTS_AHEAD and self._behind() and self._step():
+        while len(self._pool.free) < FREE_SEGMENTS_AHEAD and self._behind() and self._step_safely():
             pass
+
+    def _step_safely(self) -> bool:
+        """As ``_step``; a drive that takes no writes is left as it is."""
+        if not self._pool.writable:
+            return False
+        try:
+            return self._step()
+        except StorageError:  # the drive has noted it, and takes no more writes
+            self._finish_job()
+            return False
 
     def _behind(self) -> bool:
         current = self._pool.current
@@ -138,7 +149,9 @@ class Cleaner:
         """Unindexes what nobody read, copies forward what the policy chooses, gives the segment up; in slices."""
         candidates: list[tuple[bytes, int, int]] = []  # key hash, namespace hash, place without its reads
         reads: list[int] = []
-        entries = victim.footer_entries()
+        # A footer that cannot be read is as good as damaged.
+        sealed = victim.phase == Phase.SEALED
+        entries = b"" if sealed and self._pool.load([victim.footer]) else victim.footer_entries()
         shards = self._index.shards
         base_unit = victim.address >> UNIT_SHIFT
         for start in range(0, len(entries), _SLICE_BYTES):
@@ -187,7 +200,9 @@ class Cleaner:
         for key_hash, place in list(self._index.items()):
             at = place_address(place) - victim.address
             if 0 <= at < victim.end:
-                header = decode_record(victim.memory, victim.origin + at, victim.origin + victim.end, victim.seed)
+                header = None
+                if not self._pool.load([(place_address(place), place_length(place))]):
+                    header = decode_record(victim.memory, victim.origin + at, victim.origin + victim.end, victim.seed)
                 self._evict(key_hash, header.namespace_hash if header is not None else UNKNOWN_NAMESPACE, place)
 
     def _evict(self, key_hash: bytes, namespace_hash: int, place: int) -> None:
@@ -205,6 +220,10 @@ class Cleaner:
             target = self._pool.open_next()
             if target is None:
                 return False
+        if self._pool.load([(place_address(place), size)]):
+            self._counters.unreadable_records += 1
+            return False
+        self._pool.prepare(target, target.tail + size)
         source_at = victim.origin + place_address(place) - victim.address
         header = decode_record(victim.memory, source_at, victim.origin + victim.end, victim.seed)
         if header is None or not self._reader.intact(victim, source_at, header):

@@ -17,4 +17,5 @@ class Counters:
     reinserted_records: int = 0
     reinserted_bytes: int = 0
     corrupt_records: int = 0
+    unreadable_records: int = 0
     recovery_seconds: float = 0.0

@@ -3,8 +3,8 @@
 
 A drive is one linear space of equal segments, and beside it a small durable log, the registry of namespaces. The
 engine reads and writes a segment through its *window*: a buffer, and the position of the segment's first byte in it.
-On the drives here the window of every segment is the one mapping of the whole space; a drive without a mapping
-(O_DIRECT) gives an open segment a buffer of its own and loads ranges of sealed ones on request.
+The window of every segment lies in one mapping of the whole space. What is read must be in memory first: see
+``missing`` and ``fetch``, and ``mapping.py`` for why.
 
 One file for all segments and not one each: Python's ``mmap`` keeps a descriptor per mapping, so that 1,024 segments
 would meet the usual limit on open files; and a raw block device is one linear space as well.
@@ -34,6 +34,7 @@ from memkv_server.engine.folder import (
     refuse_full,
     store_superblock,
 )
+from memkv_server.engine.health import DriveHealth
 from memkv_server.engine.limits import SYNC_INTERVAL_S
 from memkv_server.engine.mapping import Mapping, Window
 from memkv_server.engine.superblock import Geometry, plan_geometry
@@ -49,15 +50,18 @@ class Drive(Protocol):
     mode: str  # "file" or "memory"
     path: str | None
     geometry: Geometry
-    failure: str | None  # why the drive takes no more writes; None while it does
+    health: DriveHealth
 
     def window(self, slot: int) -> Window: ...
 
     def prepare(self, slot: int, start: int, end: int) -> None:
-        """A hint: this part of a segment is about to be written."""
+        """Makes this part of a segment ready to be written, before it is. Raises StorageError."""
 
-    def prefetch(self, extents: Sequence[tuple[int, int]]) -> None:
-        """A hint: these extents, (address on the drive, length), are about to be read."""
+    def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """Which of these extents, (address on the drive, length), must be fetched before they are read: positions."""
+
+    def fetch(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """Brings extents into memory; the positions of those that cannot be read. Any thread, the GIL free."""
 
     def written(self) -> None:
         """Bytes of some window have changed: they are on their way to the medium within a second."""
@@ -83,7 +87,7 @@ class MemoryDrive:
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
-        self.failure: str | None = None
+        self.health = DriveHealth()
         try:
             memory = mmap.mmap(-1, geometry.data_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, ValueError) as error:
@@ -114,8 +118,13 @@ class MemoryDrive:
     def prepare(self, slot: int, start: int, end: int) -> None:
         """Nothing to do: a page faults once in its life."""
 
-    def prefetch(self, extents: Sequence[tuple[int, int]]) -> None:
-        """Nothing to do: it is all in memory."""
+    def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """None: it is all in memory."""
+        return []
+
+    def fetch(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """Nothing to do."""
+        return []
 
     def written(self) -> None:
         """Nothing to do: memory is all there is."""
@@ -149,7 +158,7 @@ class FileDrive:
     def __init__(self, path: Path, geometry: Geometry, lock_fd: int) -> None:
         self.path: str | None = str(path)
         self.geometry = geometry
-        self.failure: str | None = None
+        self.health = DriveHealth()
         self._lock_fd = lock_fd
         self._closed = False
         with contextlib.ExitStack() as on_error:
@@ -201,13 +210,20 @@ class FileDrive:
         return Window(self._mapping.memory, self._mapping.view, slot * self.geometry.segment_bytes)
 
     def prepare(self, slot: int, start: int, end: int) -> None:
-        """Makes the pages writable in one call."""
+        """Makes the pages writable in one call. Raises StorageError where the medium does not let it."""
         origin = slot * self.geometry.segment_bytes
-        self._mapping.prepare(origin + start, origin + end)
+        if not self._mapping.prepare(origin + start, origin + end):
+            reason = f"{self.path}/{SEGMENTS_FILE}: offset {origin + start} cannot be written"
+            self.health.write_failed(reason)
+            raise StorageError(reason, remedy="check the drive")
 
-    def prefetch(self, extents: Sequence[tuple[int, int]]) -> None:
-        """Starts reading what is not in the page cache."""
-        self._mapping.prefetch(extents)
+    def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """What is not in the page cache."""
+        return self._mapping.missing(extents)
+
+    def fetch(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """Has the kernel read it all side by side, and waits for it."""
+        return self._mapping.fetch(extents)
 
     def written(self) -> None:
         """Wakes the thread that syncs."""
@@ -249,7 +265,7 @@ class FileDrive:
             try:
                 os.fdatasync(self._fd)
             except OSError as error:
-                self.failure = f"{self.path}: {error.strerror}"
+                self.health.write_failed(f"{self.path}/{SEGMENTS_FILE}: {error.strerror}")
             if self._stop.wait(SYNC_INTERVAL_S):
                 if self._dirty.is_set():
                     continue

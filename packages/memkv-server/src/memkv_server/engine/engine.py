@@ -114,6 +114,7 @@ class SegmentEngine:
     def usage(self) -> Mapping[str, Any]:
         """See ``Engine``."""
         pool, index, counters, geometry = self._pool, self._index, self._counters, self._drive.geometry
+        health = self._drive.health
         phases = [segment.phase for segment in pool.segments]
         used = sum(
             segment.tail - SEGMENT_DATA_AT
@@ -140,14 +141,17 @@ class SegmentEngine:
             "reinserted_records": counters.reinserted_records,
             "reinserted_bytes": counters.reinserted_bytes,
             "corrupt_records": counters.corrupt_records,
+            "unreadable_records": counters.unreadable_records,
             "recovery_seconds": counters.recovery_seconds,
             "index_bytes": index.memory_bytes,
             "drives": [
                 {
                     "path": self._drive.path,
                     "mode": self._drive.mode,
-                    "state": "online" if self._drive.failure is None else "read-only",
-                    "failure": self._drive.failure,
+                    "state": health.state.value,
+                    "failure": health.failure,
+                    "read_errors": health.read_errors,
+                    "write_errors": health.write_errors,
                     "capacity_bytes": geometry.store_bytes,
                     "used_bytes": used,
                 }

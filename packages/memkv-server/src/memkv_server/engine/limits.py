@@ -37,3 +37,12 @@ TICK_BUDGET_S: Final = 0.000_3
 
 # Durability "relaxed": dirty pages are on their way to the drive at most this long after a put.
 SYNC_INTERVAL_S: Final = 1.0
+
+# Pages are made writable in one call, and so much ahead where values are small.
+PREPARE_BYTES_MIN: Final = 64 * KIB
+# A scan brings a segment into memory in pieces.
+SCAN_BYTES: Final = 4 * MIB
+
+# Drives that fail. One unreadable spot is a miss; several in one life of a drive are its end.
+READ_ERRORS_READ_ONLY: Final = 4
+READ_ERRORS_OFFLINE: Final = 16

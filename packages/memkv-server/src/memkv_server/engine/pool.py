@@ -19,11 +19,18 @@ younger headers still know better.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from enum import IntEnum
+from typing import Final
 
+from memkv_core.errors import StorageError
+from memkv_core.log import RateLimitedLog
 from memkv_server.engine.drive import Drive
+from memkv_server.engine.health import DriveState
+from memkv_server.engine.limits import PREPARE_BYTES_MIN
 from memkv_server.engine.segment import (
     ENTRY_BYTES,
     SEGMENT_DATA_AT,
@@ -37,6 +44,8 @@ from memkv_server.engine.segment import (
     encode_trailer,
     segment_seed,
 )
+
+_LOG: Final = RateLimitedLog(logging.getLogger(__name__))
 
 
 class Phase(IntEnum):
@@ -62,6 +71,7 @@ class Segment:
         "origin",
         "phase",
         "pins",
+        "prepared",
         "seed",
         "sequence",
         "slot",
@@ -79,6 +89,7 @@ class Segment:
         self.sequence = 0
         self.seed = 0
         self.tail = SEGMENT_DATA_AT
+        self.prepared = 0  # up to here it has been made ready to be written
         self.entry_count = 0  # records that may yet want an entry in the footer
         self.entries = bytearray()  # of committed records and tombstones, until the segment is sealed
         self.pins = 0  # read batches being sent
@@ -88,8 +99,14 @@ class Segment:
         """Whether a record of so many bytes, and its footer entry, fit."""
         return self.tail + size + (self.entry_count + 1) * ENTRY_BYTES + TRAILER_BYTES <= self.end
 
+    @property
+    def footer(self) -> tuple[int, int]:
+        """The footer's extent on the drive, of a sealed segment."""
+        size = self.entry_count * ENTRY_BYTES + TRAILER_BYTES
+        return self.address + self.end - size, size
+
     def footer_entries(self) -> bytes:
-        """The entries: of a sealed segment from its footer, which is empty if it was damaged since."""
+        """The entries: of a sealed segment from its footer, which has been loaded; empty if it was damaged since."""
         if self.phase != Phase.SEALED:
             return bytes(self.entries)
         footer = decode_footer(self.memory, self.origin, self.origin + self.end, self.sequence, self.seed)
@@ -118,22 +135,55 @@ class SegmentPool:
         """The longest record that an empty segment holds."""
         return self.segment_bytes - SEGMENT_DATA_AT - TRAILER_BYTES - ENTRY_BYTES
 
+    @property
+    def writable(self) -> bool:
+        """Whether the drive takes writes."""
+        return self.drive.health.state is DriveState.ONLINE
+
+    def load(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """Brings extents (address, length) into memory; the positions of those that cannot be read."""
+        missing = self.drive.missing(extents)
+        if not missing:
+            return missing
+        failed = [missing[position] for position in self.drive.fetch([extents[position] for position in missing])]
+        self.unreadable([extents[position] for position in failed])
+        return failed
+
+    def unreadable(self, extents: Sequence[tuple[int, int]]) -> None:
+        """Counts extents that could not be read against the drive."""
+        for address, length in extents:
+            reason = f"{self.drive.path or 'memory'}: {length} bytes at offset {address} cannot be read"
+            self.drive.health.read_failed(reason)
+            _LOG.error(f"read {self.drive.path}", "%s; check the drive", reason)
+
     def expect(self, payload_bytes: int) -> None:
         """Prepares the next so many bytes for being written, in this segment and those opened before the next call."""
         self.expected_bytes = payload_bytes
         if self.current is not None:
-            self._prepare(self.current)
+            self._prepare_expected(self.current)
 
-    def _prepare(self, segment: Segment) -> None:
+    def _prepare_expected(self, segment: Segment) -> None:
         part = min(self.expected_bytes, segment.end - segment.tail)
         if part > 0:
             self.expected_bytes -= part
-            self.drive.prepare(segment.slot, segment.tail, segment.tail + part)
+            self.prepare(segment, segment.tail + part)
+
+    def prepare(self, segment: Segment, end: int) -> None:
+        """Makes the segment ready to be written up to ``end``. Raises StorageError where the drive fails."""
+        if end > segment.prepared:
+            end = min(max(end, segment.prepared + PREPARE_BYTES_MIN), segment.end)
+            self.drive.prepare(segment.slot, segment.prepared, end)
+            segment.prepared = end
 
     def open_next(self) -> Segment | None:
-        """Closes the current segment and opens a free one; None, and nothing is changed, where none is free."""
+        """Closes the current segment and opens a free one; None, and nothing is changed, where none is free.
+
+        Raises StorageError where the drive fails.
+        """
         if not self.free:
             return None
+        self.free[0].prepared = 0
+        self.prepare(self.free[0], SEGMENT_DATA_AT)
         if self.current is not None:
             self._close(self.current)
         segment = self.free.popleft()
@@ -150,7 +200,7 @@ class SegmentPool:
         segment.entry_count = 0
         segment.entries = bytearray()
         self.current = segment
-        self._prepare(segment)
+        self._prepare_expected(segment)
         return segment
 
     def _close(self, segment: Segment) -> None:
@@ -160,8 +210,17 @@ class SegmentPool:
             self.seal(segment)
 
     def seal(self, segment: Segment) -> None:
-        """Writes the footer. The state comes last: until then a start would scan the segment."""
+        """Writes the footer. The state comes last: until then a start would scan the segment.
+
+        On a drive that fails it stays as it is, closed: a start will scan it.
+        """
         entries = segment.entries
+        try:
+            self.drive.prepare(segment.slot, segment.end - TRAILER_BYTES - len(entries), segment.end)
+            self.drive.prepare(segment.slot, 0, SEGMENT_HEADER.size)
+        except StorageError as error:
+            _LOG.error(f"seal {self.drive.path}", "segment %d is not sealed: %s", segment.slot, error)
+            return
         end = segment.origin + segment.end
         trailer_at = end - TRAILER_BYTES
         segment.memory[trailer_at - len(entries) : trailer_at] = entries
@@ -170,6 +229,7 @@ class SegmentPool:
         )
         segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.SEALED
         segment.phase = Phase.SEALED
+        segment.entry_count = len(entries) // ENTRY_BYTES
         segment.entries = bytearray()
         self.drive.written()
 
@@ -178,7 +238,11 @@ class SegmentPool:
         return any(segment.pins == 0 and segment.writers == 0 for segment in self.closed)
 
     def give_up(self, segment: Segment) -> None:
-        """Ends the life of the oldest segment's records; the caller has taken them out of the index."""
+        """Ends the life of the oldest segment's records; the caller has taken them out of the index.
+
+        Raises StorageError, and has changed nothing, where the drive fails.
+        """
+        self.drive.prepare(segment.slot, 0, SEGMENT_HEADER.size)
         oldest = self.closed.popleft()
         assert oldest is segment
         segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from memkv_server.engine.base import Namespace, ReadBatch, Status
 from memkv_server.engine.counters import Counters
@@ -34,6 +35,20 @@ from memkv_server.engine.segment import (
 _NO_DIGEST = bytes(16)
 
 
+@dataclass(slots=True)
+class ReadPlan:
+    """A read batch between its look-up and its end. ``places[i]`` is None where key i is not there."""
+
+    namespace: Namespace
+    keys: Sequence[bytes]
+    capacities: Sequence[int]
+    hashes: list[bytes]
+    places: list[int | None]
+    missing: list[tuple[int, int]] = field(default_factory=list)  # extents that are not in memory yet
+    pinned: list[Segment] = field(default_factory=list)  # until they are
+    unreadable: set[int] = field(default_factory=set)  # positions
+
+
 class Reader:
     """Reads of one engine. A record is believed only after its header's checksum, namespace and full key agree."""
 
@@ -44,6 +59,42 @@ class Reader:
 
     def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
         """See ``Engine.read``. The digest of the payload is the client's to check: here it is not touched."""
+        plan = self.plan(namespace, keys, capacities)
+        if plan.missing:
+            self.fetch(plan)
+        return self.finish(plan)
+
+    def plan(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadPlan:
+        """Finds the records. Where some are ``missing`` they stay pinned, and ``fetch`` comes before ``finish``."""
+        shards = self._index.shards
+        hashes = [hash_key(key, namespace.hash) for key in keys]
+        places = [shards[key_hash[0]].get(key_hash) for key_hash in hashes]
+        runs = _runs(places)
+        plan = ReadPlan(namespace, keys, capacities, hashes, places)
+        missing = self._pool.drive.missing(runs)
+        if missing:
+            plan.missing = [runs[position] for position in missing]
+            slots = {place_address(place) >> self._pool.segment_shift for place in places if place is not None}
+            plan.pinned = [self._pool.segments[slot] for slot in slots]
+            for segment in plan.pinned:
+                segment.pins += 1
+        return plan
+
+    def fetch(self, plan: ReadPlan) -> None:
+        """Brings into memory what is missing, and notes what cannot be read. Any thread may call it."""
+        drive = self._pool.drive
+        for failed in drive.fetch(plan.missing):
+            # Of the records of a run that failed only those are lost that cannot be read by themselves.
+            start, length = plan.missing[failed]
+            for position, place in enumerate(plan.places):
+                if place is None or not start <= place_address(place) < start + length:
+                    continue
+                if drive.fetch([(place_address(place), place_length(place))]):
+                    plan.unreadable.add(position)
+
+    def finish(self, plan: ReadPlan) -> ReadBatch:
+        """The batch, now that all of it is in memory."""
+        keys, capacities, hashes, namespace = plan.keys, plan.capacities, plan.hashes, plan.namespace
         count = len(keys)
         batch = ReadBatch(
             bytearray(count), [0] * count, [_NO_DIGEST] * count, bytearray(count), [b""] * count, [None] * count
@@ -51,13 +102,14 @@ class Reader:
         shards, shift, segments = self._index.shards, self._pool.segment_shift, self._pool.segments
         mask = self._pool.alignment - 1
         pinned: dict[int, Segment] = {}
-        hashes = [hash_key(key, namespace.hash) for key in keys]
-        places = [shards[key_hash[0]].get(key_hash) for key_hash in hashes]
-        self._pool.drive.prefetch(_runs(places))
-        for position, place in enumerate(places):
+        for position, place in enumerate(plan.places):
             if place is None:
                 continue
             key, key_hash = keys[position], hashes[position]
+            if position in plan.unreadable:
+                self._pool.unreadable([(place_address(place), place_length(place))])
+                self.drop_unreadable(namespace.hash, key_hash, place)
+                continue
             address = (place >> READS_BITS & ADDRESS_MASK) << UNIT_SHIFT
             segment = segments[address >> shift]
             memory = segment.memory
@@ -85,13 +137,23 @@ class Reader:
             batch.digest_kinds[position] = kind
             if meta_bytes:
                 batch.metas[position] = body[key_end:]
-            if place & READS_MASK != READS_MASK:
+            if place & READS_MASK != READS_MASK and shards[key_hash[0]].get(key_hash) == place:
                 shards[key_hash[0]][key_hash] = place + 1
             pinned[segment.slot] = segment
         for segment in pinned.values():
             segment.pins += 1
         batch.pins.extend(pinned.values())
+        for segment in plan.pinned:
+            self._pool.unpin(segment)
         return batch
+
+    def load(self, hashes: Sequence[bytes]) -> None:
+        """Brings the records under these key hashes into memory, side by side; whether it could, ``locate`` says."""
+        drive = self._pool.drive
+        runs = _runs([self._index.get(key_hash) for key_hash in hashes])
+        missing = drive.missing(runs)
+        if missing:
+            drive.fetch([runs[position] for position in missing])
 
     def release(self, batch: ReadBatch) -> None:
         """Unpins; a second call finds nothing to unpin."""
@@ -120,6 +182,9 @@ class Reader:
         if place is None:
             return None
         address = place_address(place)
+        if self._pool.load([(address, place_length(place))]):
+            self.drop_unreadable(namespace.hash, key_hash, place)
+            return None
         segment = self._pool.segments[address >> self._pool.segment_shift]
         at = segment.origin + address - segment.address
         header = decode_record(segment.memory, at, segment.origin + segment.end, segment.seed)
@@ -132,6 +197,7 @@ class Reader:
 
     def verify(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
         """See ``Engine.verify``."""
+        self.load([hash_key(key, namespace.hash) for key in keys])
         return bytes([self._verify(namespace, key) for key in keys])
 
     def is_present(
@@ -166,16 +232,27 @@ class Reader:
 
     def drop_corrupt(self, namespace_hash: int, key_hash: bytes, place: int) -> None:
         """Takes a record that failed a check out of the index; its next put stores it anew."""
-        if self._index.shards[key_hash[0]].pop(key_hash, None) is None:
-            return  # a key that stands twice in one batch
+        self._counters.corrupt_records += self._drop(namespace_hash, key_hash, place)
+
+    def drop_unreadable(self, namespace_hash: int, key_hash: bytes, place: int) -> None:
+        """The same for one that the drive does not give back."""
+        self._counters.unreadable_records += self._drop(namespace_hash, key_hash, place)
+
+    def _drop(self, namespace_hash: int, key_hash: bytes, place: int) -> bool:
+        known = self._index.get(key_hash)
+        if known is None or known >> READS_BITS != place >> READS_BITS:
+            return False  # a key that stands twice in one batch, or was put again
+        del self._index.shards[key_hash[0]][key_hash]
         self._index.count(namespace_hash, -1, -place_length(place))
-        self._counters.corrupt_records += 1
+        return True
 
     def _verify(self, namespace: Namespace, key: bytes) -> Status:
-        before = self._counters.corrupt_records
+        counters = self._counters
+        before = counters.corrupt_records + counters.unreadable_records
         found = self.locate(namespace, key)
         if found is None:
-            return Status.MISS if self._counters.corrupt_records == before else Status.BAD_DIGEST
+            dropped = counters.corrupt_records + counters.unreadable_records - before
+            return Status.BAD_DIGEST if dropped else Status.MISS
         key_hash, place, segment, at, header = found
         if self.intact(segment, at, header):
             return Status.HIT

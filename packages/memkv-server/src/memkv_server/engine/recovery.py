@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from memkv_core.limits import KEY_BYTES_MAX, META_BYTES_MAX
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.index import LENGTH_SHIFT, READS_BITS, Index
+from memkv_server.engine.limits import SCAN_BYTES
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
 from memkv_server.engine.segment import (
     DIGESTS,
@@ -25,6 +28,7 @@ from memkv_server.engine.segment import (
     RECORD_HEADER_BYTES,
     RECORD_MAGIC,
     SEGMENT_DATA_AT,
+    SEGMENT_HEADER,
     SEGMENT_STATE_AT,
     TRAILER_BYTES,
     UNIT_BYTES,
@@ -38,9 +42,12 @@ from memkv_server.engine.segment import (
     decode_segment_header,
     hash_key,
     segment_seed,
+    trailer_entry_count,
 )
 
 logger = logging.getLogger(__name__)
+
+_HEADER_BYTES_MAX: Final = RECORD_HEADER_BYTES + KEY_BYTES_MAX + META_BYTES_MAX
 
 
 @dataclass(slots=True)
@@ -53,29 +60,32 @@ class Scan:
     corrupt_records: int = 0
 
 
-def scan_segment(segment: Segment, alignment: int) -> Scan:
-    """Reads a segment record by record, and its payloads."""
+def scan_segment(pool: SegmentPool, segment: Segment) -> Scan:
+    """Reads a segment record by record, and its payloads; what the drive does not give back is passed over."""
     scan = Scan()
     limit = segment.end - TRAILER_BYTES
     at: int | None = SEGMENT_DATA_AT
     while at is not None:
-        header = _record_at(segment, at)
-        size = header.layout(alignment)[1] if header is not None else 0
+        header = _record_at(pool, segment, at)
+        size = header.layout(pool.alignment)[1] if header is not None else 0
         if header is None or at + size > limit:
-            at = _next_committed(segment, at + UNIT_BYTES, limit)
+            at = _next_committed(pool, segment, at + UNIT_BYTES, limit)
             scan.torn = scan.torn or at is not None
             continue
-        _take(scan, segment, at, size, header, alignment)
+        _take(scan, pool, segment, at, size, header)
         at += size
         scan.tail = at
     return scan
 
 
-def _record_at(segment: Segment, at: int) -> RecordHeader | None:
+def _record_at(pool: SegmentPool, segment: Segment, at: int) -> RecordHeader | None:
+    size = min(_HEADER_BYTES_MAX, segment.end - at)
+    if pool.load([(segment.address + at, size)]):
+        return None
     return decode_record(segment.memory, segment.origin + at, segment.origin + segment.end, segment.seed)
 
 
-def _take(scan: Scan, segment: Segment, at: int, size: int, header: RecordHeader, alignment: int) -> None:
+def _take(scan: Scan, pool: SegmentPool, segment: Segment, at: int, size: int, header: RecordHeader) -> None:
     if header.state == RecordState.RESERVED:
         return
     if not header.committed:
@@ -83,9 +93,13 @@ def _take(scan: Scan, segment: Segment, at: int, size: int, header: RecordHeader
         return
     state = header.state
     if state == RecordState.COMMITTED:
-        payload_at = segment.origin + at + header.layout(alignment)[0]
+        payload_at = segment.origin + at + header.layout(pool.alignment)[0]
         digest = DIGESTS.get(header.digest_kind)
-        if digest is None or digest(segment.view[payload_at : payload_at + header.value_bytes]) != header.digest:
+        if (
+            digest is None
+            or pool.load([(segment.address + at, size)])
+            or digest(segment.view[payload_at : payload_at + header.value_bytes]) != header.digest
+        ):
             # It is gone, and what it replaced must not come back in its place.
             scan.corrupt_records += 1
             state = RecordState.TOMBSTONE
@@ -99,16 +113,18 @@ def _take(scan: Scan, segment: Segment, at: int, size: int, header: RecordHeader
     )
 
 
-def _next_committed(segment: Segment, start: int, limit: int) -> int | None:
+def _next_committed(pool: SegmentPool, segment: Segment, start: int, limit: int) -> int | None:
     """The next place from ``start`` on where a valid, committed header of this life stands."""
-    if start + RECORD_HEADER_BYTES > limit:
-        return None
-    words = np.frombuffer(segment.view[segment.origin + start : segment.origin + limit], dtype="<u4")
-    for unit in np.flatnonzero(words[:: UNIT_BYTES // 4] == RECORD_MAGIC).tolist():
-        at: int = start + unit * UNIT_BYTES
-        header = _record_at(segment, at)
-        if header is not None and header.committed:
-            return at
+    for part in range(start, limit - RECORD_HEADER_BYTES, SCAN_BYTES):
+        end = min(part + SCAN_BYTES, limit)
+        if pool.load([(segment.address + part, end - part)]):
+            continue
+        words = np.frombuffer(segment.view[segment.origin + part : segment.origin + end], dtype="<u4")
+        for unit in np.flatnonzero(words[:: UNIT_BYTES // 4] == RECORD_MAGIC).tolist():
+            at: int = part + unit * UNIT_BYTES
+            header = _record_at(pool, segment, at)
+            if header is not None and header.committed:
+                return at
     return None
 
 
@@ -120,6 +136,7 @@ def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
     for segment, header in found:
         if header.sequence < oldest:
             # Given up before a younger one was opened; a power loss undid the mark.
+            pool.drive.prepare(segment.slot, 0, SEGMENT_HEADER.size)
             segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
             pool.free.append(segment)
             continue
@@ -136,7 +153,12 @@ def _read_headers(pool: SegmentPool) -> list[tuple[Segment, SegmentHeader]]:
     """The segments that hold records, oldest first; the others are sorted into free and quarantined."""
     uuid = pool.drive.geometry.uuid
     by_sequence: dict[int, tuple[Segment, SegmentHeader]] = {}
+    headers = [(segment.address, SEGMENT_HEADER.size) for segment in pool.segments]
+    unreadable = set(pool.load(headers))
     for segment in pool.segments:
+        if segment.slot in unreadable:
+            _quarantine(pool, segment, "its header cannot be read")
+            continue
         header = decode_segment_header(segment.memory, segment.origin, uuid)
         if header is None or header.sequence in by_sequence:
             _quarantine(pool, segment, "its header is damaged")
@@ -165,14 +187,14 @@ def _load(
 ) -> bytes | bytearray:
     """The entries of a segment, which is made the current one, sealed, or quarantined on the way."""
     if header.state == SegmentState.SEALED:
-        start, end = segment.origin, segment.origin + segment.end
-        footer = decode_footer(segment.memory, start, end, segment.sequence, segment.seed)
+        footer = _load_footer(pool, segment)
         if footer is not None:
             segment.phase = Phase.SEALED
+            segment.entry_count = len(footer[0]) // ENTRY_BYTES
             segment.tail = footer[1] << UNIT_SHIFT
             pool.closed.append(segment)
             return footer[0]
-    scan = scan_segment(segment, pool.alignment)
+    scan = scan_segment(pool, segment)
     counters.corrupt_records += scan.corrupt_records
     if header.state == SegmentState.SEALED and not scan.entries:
         _quarantine(pool, segment, "its footer is damaged, and no record in it is whole")
@@ -182,11 +204,22 @@ def _load(
     segment.entry_count = len(scan.entries) // ENTRY_BYTES
     if youngest and header.state == SegmentState.OPEN and not scan.torn:
         segment.phase = Phase.OPEN
+        segment.prepared = segment.tail & -SEGMENT_DATA_AT  # of the page with the tail there is more to come
         pool.current = segment
     else:
         pool.closed.append(segment)
         pool.seal(segment)
     return scan.entries
+
+
+def _load_footer(pool: SegmentPool, segment: Segment) -> tuple[bytes, int] | None:
+    end = segment.origin + segment.end
+    if pool.load([(segment.address + segment.end - TRAILER_BYTES, TRAILER_BYTES)]):
+        return None
+    segment.entry_count = min(trailer_entry_count(segment.memory, end), segment.end // ENTRY_BYTES - 2)
+    if pool.load([segment.footer]):
+        return None
+    return decode_footer(segment.memory, segment.origin, end, segment.sequence, segment.seed)
 
 
 def _fill(index: Index, tables: list[tuple[Segment, npt.NDArray[np.void]]]) -> None:

@@ -77,7 +77,7 @@ class Writer:
         if digest_kind not in DIGESTS:
             raise InvalidArgumentError(f"digest kind {digest_kind} is unknown")
         reservation = PutReservation(namespace, digests, digest_kind, len(keys))
-        if self._pool.drive.failure is not None:
+        if not self._pool.writable:
             reservation.statuses = bytearray([Status.READ_ONLY]) * len(keys)
             return reservation
         try:
@@ -101,6 +101,8 @@ class Writer:
         known = [key_hash in shards[key_hash[0]] for key_hash in hashes]
         repeated: Collection[bytes] = () if len(set(keys)) == len(keys) else _repeated(keys)
         self._pool.expect(sum(length for length, is_known in zip(lengths, known, strict=True) if not is_known))
+        if True in known:
+            self._reader.load(hashes)
         for position, key in enumerate(keys):
             meta = metas[position] if metas is not None else None
             if (
@@ -139,6 +141,8 @@ class Writer:
             segment.writers += 1
         digest = reservation.digests[position]
         offset = segment.tail
+        if offset + size > segment.prepared:
+            pool.prepare(segment, offset + size)
         at = segment.origin + offset
         # As segment.encode_record, without the call: these lines run for every value.
         body = RECORD_BODY.pack(
@@ -168,7 +172,7 @@ class Writer:
     def commit(self, reservation: PutReservation) -> bytes:
         """See ``Engine.commit``."""
         pool, statuses, extents = self._pool, reservation.statuses, reservation.extents
-        if pool.drive.failure is not None:
+        if not pool.writable:
             for record in reservation.records:
                 statuses[record[0]] = Status.READ_ONLY
             self.abort(reservation)
@@ -231,8 +235,9 @@ class Writer:
 
     def delete(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
         """See ``Engine.delete``. READ_ONLY on a failed drive, NO_SPACE where not even a tombstone fits."""
-        if self._pool.drive.failure is not None:
+        if not self._pool.writable:
             return bytes([Status.READ_ONLY]) * len(keys)
+        self._reader.load([hash_key(key, namespace.hash) for key in keys])
         statuses = bytes([self._delete(namespace, key) for key in keys])
         self._pool.drive.written()
         self._cleaner.keep_pace()
@@ -242,7 +247,8 @@ class Writer:
         found = self._reader.locate(namespace, key) is not None
         # What is not in the index may still be on the drive, in a segment that is being emptied, or dropped because
         # it was damaged: a start would find it again, so it takes a tombstone as well.
-        if not found and not self._cleaner.busy and self._counters.corrupt_records == 0:
+        counters = self._counters
+        if not (found or self._cleaner.busy or counters.corrupt_records or counters.unreadable_records):
             return Status.MISS
         pool = self._pool
         size = record_layout(len(key), 0, 0, pool.alignment)[1]
@@ -252,6 +258,7 @@ class Writer:
             if segment is None:
                 return Status.NO_SPACE
         key_hash = hash_key(key, namespace.hash)
+        pool.prepare(segment, segment.tail + size)
         at = segment.origin + segment.tail
         header, check = encode_record(namespace.hash, key, b"", bytes(16), 0, 0, segment.seed)
         pool.record_sequence += 1

@@ -277,6 +277,11 @@ def encode_trailer(sequence: int, tail_units: int, entries: bytes | bytearray, s
     return TRAILER.pack(TRAILER_MAGIC, sequence, entry_count, tail_units, entries_check, xxh3_64(checked, seed))
 
 
+def trailer_entry_count(memory: mmap | bytes, end: int) -> int:
+    """How many entries the trailer of a segment that ends at ``end`` claims; not checked yet."""
+    return int(TRAILER.unpack_from(memory, end - TRAILER_BYTES)[2])
+
+
 def decode_footer(memory: mmap | bytes, at: int, end: int, sequence: int, seed: int) -> tuple[bytes, int] | None:
     """The entries and the tail (in units from the segment's start) of the sealed segment in ``[at, end)``.
 
