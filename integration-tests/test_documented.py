@@ -58,7 +58,7 @@ def test_variables_that_a_page_names_exist(page: Path) -> None:
 
 def _commands() -> Iterator[tuple[str, str]]:
     """Every command of ours in a code block or in code in a line: (page, command line)."""
-    pattern = re.compile(r"(?:^ {4,}|^|`|\$\()((?:memkv|memkv-sglang) [a-z][^`\n]*)", re.MULTILINE)
+    pattern = re.compile(r"(?:^ {4,}|^\$ |^|`|\$\()((?:memkv|memkv-sglang) [a-z][^`\n]*)", re.MULTILINE)
     for page in PAGES:
         text = re.sub(r"\\\n\s*", "", page.read_text())
         for match in pattern.finditer(text):
