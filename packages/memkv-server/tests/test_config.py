@@ -108,6 +108,14 @@ def test_drives_without_capacity_share_what_is_left(tmp_path: Path) -> None:
     assert (message["lane"], message["lane_count"], message["segment_bytes"]) == (1, 3, None)
 
 
+def test_fewer_lanes_than_drives() -> None:
+    drives = [{"path": f"/{name}", "capacity": "1GiB"} for name in "abc"]
+    flags = {"network": {"auth_key": KEY}, "storage": {"drives": drives}, "lanes": 2}
+    config = ServerConfig.load(None, flags).checked()
+    assert [drive["path"] for drive in start_message(config, 0)["drives"]] == ["/a", "/c"]
+    assert [config.capacity_of(lane) for lane in range(2)] == [2 * GIB, GIB]
+
+
 def test_memory_is_shared_among_lanes() -> None:
     flags = {"network": {"auth_key": KEY}, "storage": {"mode": "memory", "capacity": "1GiB"}, "lanes": 4}
     config = ServerConfig.load(None, flags).checked()

@@ -18,6 +18,7 @@ import pytest
 from memkv_core import handshake, wire
 from memkv_core.auth import admin_token
 from memkv_core.session import Session
+from memkv_server.engine.drive import SEGMENTS_FILE
 from memkv_server.processes import start_ticks
 from memkv_server.supervisor import lane_cpus
 
@@ -147,6 +148,36 @@ def test_one_bad_drive_of_two_degrades_the_node(start_node: StartNode, tmp_path:
     assert node.ask("/v1/health").body["status"] == "degraded"
     assert "letter.txt" in str(node.status()["lanes"][1]["error"])
     assert [path.name for path in (tmp_path / "foreign").iterdir()] == ["letter.txt"]
+
+
+def test_a_drive_that_vanishes_under_the_node_and_is_put_back(start_node: StartNode, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b")]
+    node = start_node("--path", str(folders[0]), "--path", str(folders[1]), "--lanes", "1")
+    client = node.client()
+    try:
+        keys = put(client, 200)
+        records = 200
+        pid = lane_pids(node)[0]
+        away = folders[1].rename(tmp_path / "away")
+        os.truncate(away / SEGMENTS_FILE, 0)  # every page of it is a SIGBUS from now on
+
+        def lost() -> bool:
+            nonlocal records
+            records = get(client, keys)
+            return [drive["state"] for drive in node.status()["storage"]["drives"]] == ["online", "offline"]
+
+        node.wait_for(lost)
+        assert 50 < records < 150, "the other drive serves"
+        health = node.ask("/v1/health").body
+        assert (health["status"], health["drives_online"], health["drives_offline"]) == ("degraded", 1, 1)
+        away.rename(folders[1])
+        node.wait_for(lambda: bool(node.ask("/v1/health").body["status"] == "healthy"))
+        assert get(client, keys) == records, "what it lost is lost"
+        put(client, 200)
+        assert get(client, keys) == 200
+        assert lane_pids(node) == [pid], "and all that without a restart"
+    finally:
+        client.close()
 
 
 def test_strangers_cost_nothing(start_node: StartNode) -> None:

@@ -200,7 +200,7 @@ def _check_together(config: ServerConfig) -> None:
         )
     _check_paths([drive.path for drive in storage.drives])
     _capacities(storage)
-    if config.lanes not in (None, len(storage.drives)):
+    if config.lanes is not None and config.lanes > len(storage.drives):
         raise ConfigError(
             f"lanes is {config.lanes}, and there are {len(storage.drives)} drives",
             remedy="leave lanes out: each drive has one (name several folders on one drive for more)",

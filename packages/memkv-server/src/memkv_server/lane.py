@@ -25,7 +25,7 @@ from memkv_core.auth import Keyring
 from memkv_core.errors import MemKVError
 from memkv_server import limits, logs
 from memkv_server.connection import Connection, LaneContext
-from memkv_server.engine import open_engine
+from memkv_server.engine import DriveSet
 from memkv_server.engine.base import Engine
 from memkv_server.handler import Handler
 
@@ -185,14 +185,8 @@ class Lane:
 
 
 def open_lane_engine(start: dict[str, Any]) -> Engine:
-    """The engine that a ``start`` message describes. StorageError where its drive cannot be used."""
-    drives = start["drives"]
-    return open_engine(
-        mode=start["mode"],
-        path=drives[0]["path"] if drives else None,
-        capacity_bytes=start["capacity_bytes"],
-        segment_bytes=start["segment_bytes"],
-    )
+    """The engine that a ``start`` message describes. StorageError where none of its drives can be used."""
+    return DriveSet.over(start["mode"], start["drives"], start["capacity_bytes"], start["segment_bytes"])
 
 
 def main(control_fd: int) -> int:

@@ -32,14 +32,16 @@ from memkv_server.engine.folder import (
     planned,
     refuse_foreign,
     refuse_full,
+    refuse_other,
     store_superblock,
 )
-from memkv_server.engine.health import DriveHealth
+from memkv_server.engine.health import DriveHealth, DriveState
 from memkv_server.engine.limits import SYNC_INTERVAL_S
 from memkv_server.engine.mapping import Mapping, Window
 from memkv_server.engine.superblock import Geometry, plan_geometry
 
 RECORD_ALIGNMENT: Final = 64
+REGISTRY_BLOCK_BYTES: Final = 4096
 
 __all__ = ["FORMAT_FILE", "LOCK_FILE", "REGISTRY_FILE", "SEGMENTS_FILE", "Drive", "FileDrive", "MemoryDrive", "Window"]
 
@@ -74,6 +76,9 @@ class Drive(Protocol):
 
     def registry_append(self, at: int, data: bytes) -> None:
         """Writes into the registry; durable on return. Raises StorageError."""
+
+    def probe(self) -> bool:
+        """Whether a trial write reaches the medium."""
 
     def close(self) -> None:
         """Syncs and lets go. Idempotent."""
@@ -140,6 +145,10 @@ class MemoryDrive:
         """Lasts as long as the rest."""
         self._registry[at : at + len(data)] = data
 
+    def probe(self) -> bool:
+        """It does."""
+        return True
+
     def close(self) -> None:
         """Gives the memory back, as far as no view of it is in use."""
         self._mapping.close()
@@ -175,14 +184,25 @@ class FileDrive:
         self._thread.start()
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], capacity_bytes: int, segment_bytes: int | None = None) -> FileDrive:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        capacity_bytes: int,
+        segment_bytes: int | None = None,
+        uuid: bytes | None = None,
+    ) -> FileDrive:
         """Opens the store in ``path``, or makes one there; grows or shrinks it to ``capacity_bytes``.
+
+        With a ``uuid`` only the store that has it is opened: where a drive has vanished its mount point is an empty
+        folder on another one.
 
         Raises StorageError, and then has changed nothing: a foreign, unwritable, full or too small folder, a store
         of a newer format or in use by another node, or another segment size than the store was made with.
         A store that shrinks loses the segments that no longer fit.
         """
         place = Path(path)
+        if uuid is not None:
+            refuse_other(place, uuid)
         refuse_foreign(place)
         refuse_full(place, planned(place, capacity_bytes, segment_bytes, RECORD_ALIGNMENT)[1])
         with explained(place):
@@ -246,6 +266,16 @@ class FileDrive:
             os.pwrite(self._registry_fd, data, at)
             os.fdatasync(self._registry_fd)
 
+    def probe(self) -> bool:
+        """Writes the last block of the registry again, and waits until it is on the medium."""
+        at = self.geometry.registry_bytes - REGISTRY_BLOCK_BYTES
+        try:
+            os.pwrite(self._registry_fd, os.pread(self._registry_fd, REGISTRY_BLOCK_BYTES, at), at)
+            os.fdatasync(self._registry_fd)
+        except OSError:
+            return False
+        return True
+
     def close(self) -> None:
         """Stops the thread, syncs what is left, unmaps and unlocks."""
         if self._closed:
@@ -255,6 +285,10 @@ class FileDrive:
         self._dirty.set()
         self._thread.join()
         self._mapping.close()
+        if self.health.state is not DriveState.ONLINE:
+            # What the page cache holds may never have reached the medium: who opens it next is to see what did.
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         for fd in (self._fd, self._registry_fd, self._lock_fd):
             os.close(fd)
 

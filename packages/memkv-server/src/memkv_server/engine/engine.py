@@ -6,13 +6,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from memkv_core.errors import StorageError
 from memkv_server.engine.base import Namespace, ReadBatch, Reservation
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.drive import Drive, FileDrive, MemoryDrive
+from memkv_server.engine.health import DriveHealth
 from memkv_server.engine.index import Index
 from memkv_server.engine.namespaces import NamespaceRegistry
 from memkv_server.engine.pool import Phase, SegmentPool
@@ -47,6 +48,16 @@ class SegmentEngine:
         except BaseException:
             drive.close()
             raise
+
+    @property
+    def health(self) -> DriveHealth:
+        """How the drive is doing."""
+        return self._drive.health
+
+    @property
+    def uuid(self) -> bytes:
+        """The store's, for life."""
+        return self._drive.geometry.uuid
 
     # -- namespaces --------------------------------------------------------------------------------------------------
     def open_namespace(self, name: str, identity: bytes) -> Namespace | None:
@@ -168,25 +179,35 @@ class SegmentEngine:
             "bytes": size,
         }
 
+    def probe(self) -> bool:
+        """Whether the drive takes a trial write, for one that is read-only."""
+        return self._drive.probe()
+
+    def retire(self) -> None:
+        """No call touches the drive any more but ``close``, which any thread may then make."""
+        self._closed = True
+
     def close(self) -> None:
         """Syncs and gives the memory back. Idempotent. An open segment stays open: the next start scans it."""
-        if self._closed:
-            return
         self._closed = True
         self._drive.close()
 
 
 def open_engine(
-    mode: Literal["file", "memory"],
+    mode: str,
     path: str | os.PathLike[str] | None = None,
     capacity_bytes: int = 0,
     segment_bytes: int | None = None,
+    uuid: bytes | None = None,
 ) -> SegmentEngine:
-    """An engine on a folder (``mode="file"``) or in memory. Raises StorageError naming the folder and the remedy."""
+    """An engine on a folder (``mode="file"``) or in memory. Raises StorageError naming the folder and the remedy.
+
+    With a ``uuid`` only the store that has it is opened, and none is made.
+    """
     if mode == "memory":
         return SegmentEngine.open(MemoryDrive.open(capacity_bytes, segment_bytes))
     if mode != "file":
         raise StorageError(f"storage mode {mode!r} is unknown", remedy="use file or memory")
     if path is None:
         raise StorageError("mode file needs a folder", remedy="name one with the path of the drive")
-    return SegmentEngine.open(FileDrive.open(path, capacity_bytes, segment_bytes))
+    return SegmentEngine.open(FileDrive.open(path, capacity_bytes, segment_bytes, uuid))

@@ -110,6 +110,16 @@ def store_superblock(place: Path, geometry: Geometry) -> None:
             os.close(folder_fd)
 
 
+def refuse_other(place: Path, uuid: bytes) -> None:
+    """StorageError where the folder does not hold the store with this uuid."""
+    existing = load_superblock(place)
+    if existing is None or existing.uuid != uuid:
+        raise StorageError(
+            f"{place} does not hold the store that was served from it",
+            remedy="mount its drive there again, or restart the node to begin with another one",
+        )
+
+
 def refuse_full(place: Path, geometry: Geometry) -> None:
     """The filesystem must hold the whole store now, so that no write meets its end later."""
     nearest = place

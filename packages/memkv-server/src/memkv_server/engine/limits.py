@@ -46,3 +46,7 @@ SCAN_BYTES: Final = 4 * MIB
 # Drives that fail. One unreadable spot is a miss; several in one life of a drive are its end.
 READ_ERRORS_READ_ONLY: Final = 4
 READ_ERRORS_OFFLINE: Final = 16
+RETRY_S_MIN: Final = 2.0  # between two tries to open a drive again, doubled after each
+RETRY_S_MAX: Final = 30.0
+STEADY_S: Final = 600.0  # a drive that served so long is tried at the shortest interval again
+WATCH_S: Final = 0.25

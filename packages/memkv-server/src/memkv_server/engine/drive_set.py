@@ -1,0 +1,301 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine of a lane: one segment engine for each of its drives, and keys dealt out among them.
+
+Each drive has an index, segments and an eviction of its own, so that one that fails takes nothing of another with it:
+its keys are misses and its puts are refused as READ_ONLY, the others go on, and it comes back by itself (``bay.py``).
+Which drive a key lives on is decided by the key (``placement.py``).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from memkv_core.errors import StorageError
+from memkv_core.log import RateLimitedLog
+from memkv_server.engine.base import Namespace, ReadBatch, Reservation, Status
+from memkv_server.engine.bay import Bay
+from memkv_server.engine.engine import SegmentEngine, open_engine
+from memkv_server.engine.limits import WATCH_S
+from memkv_server.engine.namespaces import make_namespace
+from memkv_server.engine.placement import homes, slot_of
+from memkv_server.engine.reservation import PutReservation
+from memkv_server.engine.segment import hash_key
+from memkv_server.engine.usage import add_usage
+
+_LOG: Final = RateLimitedLog(logging.getLogger(__name__))
+_NO_DIGEST = bytes(16)
+_Part = tuple[Bay, "list[int]"]  # a drive, and the positions in the batch of the keys that live there
+
+
+class SetReservation:
+    """Space on several drives; see ``Reservation``."""
+
+    __slots__ = ("extents", "parts", "statuses")
+
+    def __init__(self, count: int) -> None:
+        self.extents: list[memoryview | None] = [None] * count
+        self.statuses = bytearray([Status.READ_ONLY]) * count  # where no drive takes it
+        self.parts: list[tuple[SegmentEngine, Reservation, list[int]]] = []
+
+
+class DriveSet:
+    """``Engine`` over the drives of a lane, one or many. One thread calls it."""
+
+    def __init__(self, bays: Sequence[Bay]) -> None:
+        self._bays = bays
+        self._homes = homes([bay.path or "" for bay in bays], [bay.capacity_bytes for bay in bays])
+        self._namespaces: dict[str, Namespace] = {}  # those in use, for a drive that comes back
+        self._watch_at_s = 0.0
+
+    @classmethod
+    def open(cls, bays: Sequence[Bay]) -> DriveSet:
+        """Opens every drive. Raises StorageError where none can be opened; one of many is tried again later."""
+        failures = []
+        for bay in bays:
+            try:
+                bay.open()
+            except StorageError as error:
+                failures.append(error)
+        if len(failures) == len(bays):
+            for bay in bays:
+                bay.close()
+            raise failures[0]
+        return cls(bays)
+
+    @classmethod
+    def over(
+        cls, mode: str, drives: Sequence[Mapping[str, Any]], capacity_bytes: int, segment_bytes: int | None = None
+    ) -> DriveSet:
+        """Opens the drives of a lane: ``[{"path", "capacity_bytes"}]``, or none in mode memory. See ``open``."""
+        places = drives or [{"path": None, "capacity_bytes": capacity_bytes}]
+        return cls.open([_bay(mode, place["path"], place["capacity_bytes"], segment_bytes) for place in places])
+
+    # -- namespaces --------------------------------------------------------------------------------------------------
+    def open_namespace(self, name: str, identity: bytes) -> Namespace | None:
+        """See ``Engine``: recorded on every drive that serves. Raises StorageError where none of them can."""
+        failure: StorageError | None = None
+        recorded = False
+        for engine in self._engines():
+            try:
+                if engine.open_namespace(name, identity) is None:
+                    return None
+                recorded = True
+            except StorageError as error:
+                failure = error
+        if failure is not None and not recorded:
+            raise failure
+        namespace = make_namespace(name, identity)
+        return self._namespaces.setdefault(name, namespace) if recorded else namespace
+
+    # -- puts and deletes --------------------------------------------------------------------------------------------
+    def reserve(
+        self,
+        namespace: Namespace,
+        keys: Sequence[bytes],
+        lengths: Sequence[int],
+        digests: Sequence[bytes],
+        digest_kind: int,
+        metas: Sequence[bytes] | None,
+    ) -> SetReservation:
+        """See ``Engine``."""
+        reservation = SetReservation(len(keys))
+        try:
+            for bay, places in self._split(namespace, keys):
+                if bay.engine is None:
+                    continue
+                part = _reserve(
+                    bay.engine,
+                    namespace,
+                    _pick(keys, places),
+                    _pick(lengths, places),
+                    _pick(digests, places),
+                    digest_kind,
+                    _pick(metas, places) if metas is not None else None,
+                )
+                if part is None:
+                    continue
+                reservation.parts.append((bay.engine, part, places))
+                for place, extent in zip(places, part.extents, strict=True):
+                    reservation.extents[place] = extent
+        except BaseException:
+            self.abort(reservation)
+            raise
+        return reservation
+
+    def commit(self, reservation: Reservation) -> bytes:
+        """See ``Engine``. What was meant for a drive that has gone meanwhile is READ_ONLY."""
+        assert isinstance(reservation, SetReservation)
+        serving = list(self._engines())
+        parts, reservation.parts = reservation.parts, []
+        for engine, part, places in parts:
+            if not any(engine is other for other in serving):
+                engine.abort(part)
+                continue
+            for place, status in zip(places, engine.commit(part), strict=True):
+                reservation.statuses[place] = status
+        return bytes(reservation.statuses)
+
+    def abort(self, reservation: Reservation) -> None:
+        """See ``Engine``."""
+        assert isinstance(reservation, SetReservation)
+        parts, reservation.parts = reservation.parts, []
+        for engine, part, _ in parts:
+            engine.abort(part)
+
+    def delete(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
+        """See ``Engine``."""
+        return self._each(namespace, keys, Status.READ_ONLY, SegmentEngine.delete)
+
+    # -- reads -------------------------------------------------------------------------------------------------------
+    def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
+        """See ``Engine``."""
+        count = len(keys)
+        whole = ReadBatch(
+            bytearray(count), [0] * count, [_NO_DIGEST] * count, bytearray(count), [b""] * count, [None] * count
+        )
+        for bay, places in self._split(namespace, keys):
+            if bay.engine is None:
+                continue
+            part = bay.engine.read(namespace, _pick(keys, places), _pick(capacities, places))
+            if len(places) == count:
+                whole = part
+                whole.pins = [(bay.engine, ReadBatch(bytearray(), [], [], bytearray(), [], [], part.pins))]
+                break
+            for at, place in enumerate(places):
+                whole.statuses[place] = part.statuses[at]
+                whole.lengths[place] = part.lengths[at]
+                whole.digests[place] = part.digests[at]
+                whole.digest_kinds[place] = part.digest_kinds[at]
+                whole.metas[place] = part.metas[at]
+                whole.views[place] = part.views[at]
+            whole.pins.append((bay.engine, part))
+        return whole
+
+    def release(self, batch: ReadBatch) -> None:
+        """See ``Engine``."""
+        pins, batch.pins = batch.pins, []
+        for engine, part in pins:
+            engine.release(part)
+
+    def exists(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
+        """See ``Engine``."""
+        return self._each(namespace, keys, Status.MISS, SegmentEngine.exists)
+
+    def lookup(self, namespace: Namespace, keys: Sequence[bytes]) -> int:
+        """See ``Engine``."""
+        run = len(keys)
+        for bay, places in self._split(namespace, keys):
+            found = bay.engine.lookup(namespace, _pick(keys, places)) if bay.engine is not None else 0
+            if found < len(places):
+                run = min(run, places[found])
+        return run
+
+    def verify(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
+        """See ``Engine``."""
+        return self._each(namespace, keys, Status.MISS, SegmentEngine.verify)
+
+    # -- the rest ----------------------------------------------------------------------------------------------------
+    def tick(self) -> bool:
+        """See ``Engine``. Looks after the drives as well."""
+        now_s = time.monotonic()
+        if now_s >= self._watch_at_s:
+            self._watch_at_s = now_s + WATCH_S
+            self._watch()
+        more = False
+        for engine in self._engines():
+            more = engine.tick() or more
+        return more
+
+    def sync(self) -> None:
+        """Returns when everything put so far is on the medium. Raises StorageError."""
+        for engine in self._engines():
+            engine.sync()
+
+    def usage(self) -> Mapping[str, Any]:
+        """See ``Engine``: the sums over the drives."""
+        whole: dict[str, Any] = {}
+        for bay in self._bays:
+            add_usage(whole, bay.engine.usage() if bay.engine is not None else {"drives": [bay.usage()]})
+        return whole
+
+    def close(self) -> None:
+        """See ``Engine``."""
+        for bay in self._bays:
+            bay.close()
+
+    # -- drives ------------------------------------------------------------------------------------------------------
+    def _engines(self) -> Iterator[SegmentEngine]:
+        return (bay.engine for bay in self._bays if bay.engine is not None)
+
+    def _split(self, namespace: Namespace, keys: Sequence[bytes]) -> Sequence[_Part]:
+        """The drives that the keys live on, each with the positions of its keys, in their order."""
+        if len(self._bays) == 1:
+            parts: dict[int, list[int]] = {0: list(range(len(keys)))}
+        else:
+            parts = {}
+            table, seed = self._homes, namespace.hash
+            for position, key in enumerate(keys):
+                parts.setdefault(table[slot_of(hash_key(key, seed))], []).append(position)
+        return [
+            (self._bays[number], places) for number, places in parts.items()
+            if namespace not in self._bays[number].refused
+        ]  # fmt: skip
+
+    def _each(
+        self,
+        namespace: Namespace,
+        keys: Sequence[bytes],
+        absent: Status,
+        call: Callable[[SegmentEngine, Namespace, Sequence[bytes]], bytes],
+    ) -> bytes:
+        """The statuses of a call that is made on each drive for its own keys; ``absent`` where none serves them."""
+        statuses = bytearray([absent]) * len(keys)
+        for bay, places in self._split(namespace, keys):
+            if bay.engine is None:
+                continue
+            found = call(bay.engine, namespace, _pick(keys, places))
+            if len(places) == len(keys):
+                return found
+            for place, status in zip(places, found, strict=True):
+                statuses[place] = status
+        return bytes(statuses)
+
+    def _watch(self) -> None:
+        for bay in self._bays:
+            engine = bay.watch()
+            if engine is None:
+                continue
+            try:
+                bay.refused = {
+                    namespace
+                    for namespace in self._namespaces.values()
+                    if engine.open_namespace(namespace.name, namespace.identity) is None
+                }
+            except StorageError as error:
+                bay.reject(engine, str(error))
+            else:
+                bay.install(engine)
+
+
+def _pick(values: Sequence[Any], places: list[int]) -> Sequence[Any]:
+    """``values`` at these positions; the batch itself where that is all of it."""
+    return values if len(places) == len(values) else [values[place] for place in places]
+
+
+def _bay(mode: str, path: str | None, capacity_bytes: int, segment_bytes: int | None) -> Bay:
+    def open_drive(uuid: bytes | None) -> SegmentEngine:
+        return open_engine(mode, path, capacity_bytes, segment_bytes, uuid)
+
+    return Bay(path, mode, capacity_bytes, open_drive)
+
+
+def _reserve(engine: SegmentEngine, *arguments: Any) -> PutReservation | None:
+    """None where the drive fails at this moment: the other drives go on."""
+    try:
+        return engine.reserve(*arguments)
+    except StorageError as error:
+        _LOG.error("reserve", "%s", error)
+        return None
