@@ -46,7 +46,8 @@ def test_down_and_up_again(tmp_path: Path) -> None:
     assert first is not None
     assert bay.watch() is None
     bay.take_down("it was pulled out")
-    assert bay.engine is None
+    down = bay.engine
+    assert down is None
     assert (bay.usage()["state"], bay.usage()["failure"]) == ("offline", "it was pulled out")
     second = engine_of(bay)
     bay.install(second)

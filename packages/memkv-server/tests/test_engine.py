@@ -303,7 +303,7 @@ def test_a_drive_that_cannot_sync_takes_no_more_writes(
 
 def test_an_unknown_mode_and_a_missing_folder() -> None:
     with pytest.raises(StorageError, match="floppy"):
-        open_engine("floppy", None, CAPACITY)  # type: ignore[arg-type]
+        open_engine("floppy", None, CAPACITY)
     with pytest.raises(StorageError, match="folder"):
         open_engine("file", None, CAPACITY)
 

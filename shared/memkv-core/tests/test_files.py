@@ -37,5 +37,5 @@ def test_config_folders(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", "/x")
     assert config_folders() == (Path("/x/memkv"), Path("/etc/memkv"))
     monkeypatch.delenv("XDG_CONFIG_HOME")
-    monkeypatch.setenv("HOME", "/home/op")
-    assert config_folders()[0] == Path("/home/op/.config/memkv")
+    monkeypatch.setenv("HOME", "/srv/op")
+    assert config_folders()[0] == Path("/srv/op/.config/memkv")
