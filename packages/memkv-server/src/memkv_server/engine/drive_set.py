@@ -162,7 +162,8 @@ class DriveSet:
             part = bay.engine.read(namespace, _pick(keys, places), _pick(capacities, places))
             if len(places) == count:
                 whole = part
-                whole.pins = [(bay.engine, ReadBatch(bytearray(), [], [], bytearray(), [], [], part.pins))]
+                part.held, held = [], part.held
+                whole.pins = [(bay.engine, ReadBatch(bytearray(), [], [], bytearray(), [], [], part.pins, held))]
                 break
             for at, place in enumerate(places):
                 whole.statuses[place] = part.statuses[at]
