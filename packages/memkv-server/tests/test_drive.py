@@ -13,7 +13,6 @@ import pytest
 
 from memkv_core.errors import StorageError
 from memkv_server.engine import drive as drive_module
-from memkv_server.engine import store as store_module
 from memkv_server.engine import superblock
 from memkv_server.engine.drive import (
     FORMAT_FILE,
@@ -56,7 +55,7 @@ def test_a_window_is_the_segments_own_space(tmp_path: Path) -> None:
         assert view[origin : origin + 4] == b"%04d" % slot
     drive.prepare(3, 100, 200_000)
     extents = [(64, 128), (100_000, 500_000), (13 * SEGMENT, SEGMENT)]
-    assert (drive.fetch(extents), drive.hold(extents)) == ([], ([], []))
+    assert drive.fetch(extents) == drive.missing(extents) == []
     drive.sync()
     drive.close()
     stored = (tmp_path / SEGMENTS_FILE).read_bytes()
@@ -134,7 +133,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def open_drive_ignoring_space(path: str) -> FileDrive:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "refuse_full", lambda *_: None)
+        patch.setattr(drive_module, "refuse_full", lambda *_: None)
         return FileDrive.open(path, CAPACITY, SEGMENT)
 
 
@@ -227,13 +226,13 @@ def test_what_was_written_is_synced_within_its_second(tmp_path: Path, monkeypatc
     time.sleep(0.05)
     assert calls == [], "an idle drive is left in peace"
     for _ in range(50):
-        drive.written([(0, 64)])
+        drive.written()
     deadline = time.monotonic() + 30
     while not calls:
         assert time.monotonic() < deadline
         time.sleep(0.005)
     for _ in range(50):
-        drive.written([(0, 64)])
+        drive.written()
     drive.close()
     assert 2 <= len(calls) <= 4, "many writes, few syncs, and the last one before the end"
 

@@ -75,7 +75,6 @@ class ReadBatch:
     metas: list[bytes]
     views: list[memoryview | None]
     pins: list[Any] = field(default_factory=list)  # the engine's own: what release() unpins
-    held: list[Any] = field(default_factory=list)  # and what it gives back
 
 
 class Engine(Protocol):

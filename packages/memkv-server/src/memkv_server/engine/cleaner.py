@@ -220,10 +220,10 @@ class Cleaner:
             target = self._pool.open_next()
             if target is None:
                 return False
-        self._pool.prepare(target, target.tail + size)
         if self._pool.load([(place_address(place), size)]):
             self._counters.unreadable_records += 1
             return False
+        self._pool.prepare(target, target.tail + size)
         source_at = victim.origin + place_address(place) - victim.address
         header = decode_record(victim.memory, source_at, victim.origin + victim.end, victim.seed)
         if header is None or not self._reader.intact(victim, source_at, header):
@@ -254,7 +254,6 @@ class Cleaner:
             RecordState.COMMITTED,
         )
         self._index.shards[key_hash[0]][key_hash] = pack_place(target.address + target.tail, size)
-        self._pool.drive.written([(target.address + target.tail, size)])
         target.tail += size
         target.entry_count += 1
         self._counters.reinserted_records += 1

@@ -18,5 +18,4 @@ class Counters:
     reinserted_bytes: int = 0
     corrupt_records: int = 0
     unreadable_records: int = 0
-    crowded_out_records: int = 0  # misses because too much was being read at once
     recovery_seconds: float = 0.0

@@ -4,7 +4,7 @@
 A drive is one linear space of equal segments, and beside it a small durable log, the registry of namespaces. The
 engine reads and writes a segment through its *window*: a buffer, and the position of the segment's first byte in it.
 The window of every segment lies in one mapping of the whole space. What is read must be in memory first: see
-``hold`` and ``fetch``, and ``mapping.py`` for why.
+``missing`` and ``fetch``, and ``mapping.py`` for why.
 
 One file for all segments and not one each: Python's ``mmap`` keeps a descriptor per mapping, so that 1,024 segments
 would meet the usual limit on open files; and a raw block device is one linear space as well.
@@ -21,61 +21,52 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from memkv_core.errors import StorageError
-from memkv_server.engine.folder import FORMAT_FILE, LOCK_FILE, REGISTRY_FILE, SEGMENTS_FILE, explained
+from memkv_server.engine.folder import (
+    FORMAT_FILE,
+    LOCK_FILE,
+    REGISTRY_FILE,
+    SEGMENTS_FILE,
+    explained,
+    lock,
+    open_preallocated,
+    planned,
+    refuse_foreign,
+    refuse_full,
+    refuse_other,
+    store_superblock,
+)
 from memkv_server.engine.health import DriveHealth, DriveState
 from memkv_server.engine.limits import SYNC_INTERVAL_S
 from memkv_server.engine.mapping import Mapping, Window
-from memkv_server.engine.store import Store, open_folder
 from memkv_server.engine.superblock import Geometry, plan_geometry
 
-Extent = tuple[int, int]  # (address on the drive, length), in bytes
 RECORD_ALIGNMENT: Final = 64
+REGISTRY_BLOCK_BYTES: Final = 4096
 
 __all__ = ["FORMAT_FILE", "LOCK_FILE", "REGISTRY_FILE", "SEGMENTS_FILE", "Drive", "FileDrive", "MemoryDrive", "Window"]
-
-
-class NoRoomError(StorageError):
-    """All memory for writes is in use: the put is refused as NO_SPACE, and nothing has failed."""
 
 
 class Drive(Protocol):
     """What the engine asks of a drive. One thread calls it."""
 
-    mode: str  # "file", "direct" or "memory"
+    mode: str  # "file" or "memory"
     path: str | None
     geometry: Geometry
     health: DriveHealth
-    record_bytes_max: int  # of one record, beside what its segment allows
 
     def window(self, slot: int) -> Window: ...
 
     def prepare(self, slot: int, start: int, end: int) -> None:
-        """Makes this part of a segment ready to be written, before it is. Raises StorageError, or NoRoomError."""
+        """Makes this part of a segment ready to be written, before it is. Raises StorageError."""
 
-    def hold(self, extents: Sequence[Extent]) -> tuple[list[Extent], list[int]]:
-        """Keeps extents in memory until ``release``; returns what must be fetched first, and who finds no room.
+    def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """Which of these extents, (address on the drive, length), must be fetched before they are read: positions."""
 
-        The first are extents, of no more than what was asked for (whole pages of it); the second positions, of which
-        nothing is held.
-        """
+    def fetch(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """Brings extents into memory; the positions of those that cannot be read. Any thread, the GIL free."""
 
-    def fetch(self, extents: Sequence[Extent]) -> list[Extent]:
-        """Brings into memory what ``hold`` returned; the parts that cannot be read. Any thread, the GIL free."""
-
-    def arrived(self, extents: Sequence[Extent], failed: Sequence[Extent]) -> None:
-        """Says that ``fetch`` has returned."""
-
-    def release(self, extents: Sequence[Extent]) -> None:
-        """The end of ``hold`` of these extents."""
-
-    def written(self, extents: Sequence[Extent]) -> None:
-        """These bytes have changed for good: they are on their way to the medium within a second."""
-
-    def discarded(self, extents: Sequence[Extent]) -> None:
-        """These were prepared, and nobody wants what is in them."""
-
-    def land(self) -> None:
-        """Returns when all bytes written so far outlive this process; whether they did, ``health`` says."""
+    def written(self) -> None:
+        """Bytes of some window have changed: they are on their way to the medium within a second."""
 
     def sync(self) -> None:
         """Returns when all bytes written so far are on the medium. Raises StorageError."""
@@ -88,9 +79,6 @@ class Drive(Protocol):
 
     def probe(self) -> bool:
         """Whether a trial write reaches the medium."""
-
-    def details(self) -> dict[str, int]:
-        """More numbers for ``usage``."""
 
     def close(self) -> None:
         """Syncs and lets go. Idempotent."""
@@ -105,7 +93,6 @@ class MemoryDrive:
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
         self.health = DriveHealth()
-        self.record_bytes_max = geometry.segment_bytes
         try:
             memory = mmap.mmap(-1, geometry.data_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except (OSError, ValueError) as error:
@@ -136,28 +123,16 @@ class MemoryDrive:
     def prepare(self, slot: int, start: int, end: int) -> None:
         """Nothing to do: a page faults once in its life."""
 
-    def hold(self, extents: Sequence[Extent]) -> tuple[list[Extent], list[int]]:
-        """Nothing is missing."""
-        return [], []
+    def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """None: it is all in memory."""
+        return []
 
-    def fetch(self, extents: Sequence[Extent]) -> list[Extent]:
+    def fetch(self, extents: Sequence[tuple[int, int]]) -> list[int]:
         """Nothing to do."""
         return []
 
-    def arrived(self, extents: Sequence[Extent], failed: Sequence[Extent]) -> None:
-        """Nothing to do."""
-
-    def release(self, extents: Sequence[Extent]) -> None:
-        """Nothing to do."""
-
-    def written(self, extents: Sequence[Extent]) -> None:
+    def written(self) -> None:
         """Nothing to do: memory is all there is."""
-
-    def discarded(self, extents: Sequence[Extent]) -> None:
-        """Nothing to do."""
-
-    def land(self) -> None:
-        """Nothing to do."""
 
     def sync(self) -> None:
         """Nothing to do."""
@@ -174,10 +149,6 @@ class MemoryDrive:
         """It does."""
         return True
 
-    def details(self) -> dict[str, int]:
-        """Nothing more."""
-        return {}
-
     def close(self) -> None:
         """Gives the memory back, as far as no view of it is in use."""
         self._mapping.close()
@@ -193,19 +164,20 @@ class FileDrive:
 
     mode = "file"
 
-    def __init__(self, store: Store) -> None:
-        self.path: str | None = store.path
-        self.geometry = store.geometry
+    def __init__(self, path: Path, geometry: Geometry, lock_fd: int) -> None:
+        self.path: str | None = str(path)
+        self.geometry = geometry
         self.health = DriveHealth()
-        self.record_bytes_max = store.geometry.segment_bytes
-        self._store = store
+        self._lock_fd = lock_fd
         self._closed = False
-        try:
-            with explained(Path(store.name)):
-                self._mapping = Mapping(mmap.mmap(store.fd, store.geometry.data_bytes))
-        except BaseException:
-            store.close()
-            raise
+        with contextlib.ExitStack() as on_error:
+            self._registry_fd = open_preallocated(path / REGISTRY_FILE, geometry.registry_bytes)
+            on_error.callback(os.close, self._registry_fd)
+            self._fd = open_preallocated(path / SEGMENTS_FILE, geometry.data_bytes)
+            on_error.callback(os.close, self._fd)
+            with explained(path / SEGMENTS_FILE):
+                self._mapping = Mapping(mmap.mmap(self._fd, geometry.data_bytes))
+            on_error.pop_all()
         self._dirty = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._flush_forever, name="memkv-drive-sync", daemon=True)
@@ -219,8 +191,39 @@ class FileDrive:
         segment_bytes: int | None = None,
         uuid: bytes | None = None,
     ) -> FileDrive:
-        """Opens the store in a folder, or makes one there; see ``open_folder``. Raises StorageError."""
-        return cls(open_folder(path, capacity_bytes, segment_bytes, RECORD_ALIGNMENT, uuid))
+        """Opens the store in ``path``, or makes one there; grows or shrinks it to ``capacity_bytes``.
+
+        With a ``uuid`` only the store that has it is opened: where a drive has vanished its mount point is an empty
+        folder on another one.
+
+        Raises StorageError, and then has changed nothing: a foreign, unwritable, full or too small folder, a store
+        of a newer format or in use by another node, or another segment size than the store was made with.
+        A store that shrinks loses the segments that no longer fit.
+        """
+        place = Path(path)
+        if uuid is not None:
+            refuse_other(place, uuid)
+        refuse_foreign(place)
+        refuse_full(place, planned(place, capacity_bytes, segment_bytes, RECORD_ALIGNMENT)[1])
+        with explained(place):
+            place.mkdir(parents=True, exist_ok=True)
+        lock_fd = lock(place)
+        try:
+            # Again, now that nobody else can make a store here.
+            existing, geometry = planned(place, capacity_bytes, segment_bytes, RECORD_ALIGNMENT)
+            if geometry != existing:
+                store_superblock(place, geometry)
+            try:
+                return cls(place, geometry, lock_fd)
+            except StorageError:
+                if existing is None:
+                    (place / FORMAT_FILE).unlink()
+                elif geometry != existing:
+                    store_superblock(place, existing)
+                raise
+        except BaseException:
+            os.close(lock_fd)
+            raise
 
     def window(self, slot: int) -> Window:
         """The one mapping, and where the segment begins in it."""
@@ -230,55 +233,48 @@ class FileDrive:
         """Makes the pages writable in one call. Raises StorageError where the medium does not let it."""
         origin = slot * self.geometry.segment_bytes
         if not self._mapping.prepare(origin + start, origin + end):
-            reason = f"{self._store.name}: offset {origin + start} cannot be written"
+            reason = f"{self.path}/{SEGMENTS_FILE}: offset {origin + start} cannot be written"
             self.health.write_failed(reason)
             raise StorageError(reason, remedy="check the drive")
 
-    def hold(self, extents: Sequence[Extent]) -> tuple[list[Extent], list[int]]:
-        """What is not in the page cache. Nothing is held there: the kernel drops and reads again as it sees fit."""
-        return [extents[position] for position in self._mapping.missing(extents)], []
+    def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """What is not in the page cache."""
+        return self._mapping.missing(extents)
 
-    def fetch(self, extents: Sequence[Extent]) -> list[Extent]:
+    def fetch(self, extents: Sequence[tuple[int, int]]) -> list[int]:
         """Has the kernel read it all side by side, and waits for it."""
-        return [extents[position] for position in self._mapping.fetch(extents)]
+        return self._mapping.fetch(extents)
 
-    def arrived(self, extents: Sequence[Extent], failed: Sequence[Extent]) -> None:
-        """Nothing to do."""
-
-    def release(self, extents: Sequence[Extent]) -> None:
-        """Nothing to do."""
-
-    def written(self, extents: Sequence[Extent]) -> None:
+    def written(self) -> None:
         """Wakes the thread that syncs."""
         if not self._dirty.is_set():
             self._dirty.set()
 
-    def discarded(self, extents: Sequence[Extent]) -> None:
-        """Nothing to do."""
-
-    def land(self) -> None:
-        """Nothing to do: the page cache outlives the process."""
-
     def sync(self) -> None:
         """fdatasync of the segments, now and here. Raises StorageError."""
-        with explained(Path(self._store.name)):
-            os.fdatasync(self._store.fd)
+        with explained(Path(self.path or "") / SEGMENTS_FILE):
+            os.fdatasync(self._fd)
 
     def registry_load(self) -> bytes:
         """The registry's bytes."""
-        return self._store.registry_load()
+        with explained(Path(self.path or "") / REGISTRY_FILE):
+            return os.pread(self._registry_fd, self.geometry.registry_bytes, 0)
 
     def registry_append(self, at: int, data: bytes) -> None:
-        """Durable on return; it does not wait for the segments."""
-        self._store.registry_append(at, data)
+        """pwrite and fdatasync of the registry's own file, which does not wait for the segments."""
+        with explained(Path(self.path or "") / REGISTRY_FILE):
+            os.pwrite(self._registry_fd, data, at)
+            os.fdatasync(self._registry_fd)
 
     def probe(self) -> bool:
-        """Writes a block of the registry again, and waits until it is on the medium."""
-        return self._store.probe()
-
-    def details(self) -> dict[str, int]:
-        """Nothing: the page cache is the kernel's."""
-        return {}
+        """Writes the last block of the registry again, and waits until it is on the medium."""
+        at = self.geometry.registry_bytes - REGISTRY_BLOCK_BYTES
+        try:
+            os.pwrite(self._registry_fd, os.pread(self._registry_fd, REGISTRY_BLOCK_BYTES, at), at)
+            os.fdatasync(self._registry_fd)
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Stops the thread, syncs what is left, unmaps and unlocks."""
@@ -292,17 +288,18 @@ class FileDrive:
         if self.health.state is not DriveState.ONLINE:
             # What the page cache holds may never have reached the medium: who opens it next is to see what did.
             with contextlib.suppress(OSError):
-                os.posix_fadvise(self._store.fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        self._store.close()
+                os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        for fd in (self._fd, self._registry_fd, self._lock_fd):
+            os.close(fd)
 
     def _flush_forever(self) -> None:
         while True:
             self._dirty.wait()
             self._dirty.clear()
             try:
-                os.fdatasync(self._store.fd)
+                os.fdatasync(self._fd)
             except OSError as error:
-                self.health.write_failed(f"{self._store.name}: {error.strerror}")
+                self.health.write_failed(f"{self.path}/{SEGMENTS_FILE}: {error.strerror}")
             if self._stop.wait(SYNC_INTERVAL_S):
                 if self._dirty.is_set():
                     continue

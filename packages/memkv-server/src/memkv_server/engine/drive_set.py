@@ -162,8 +162,7 @@ class DriveSet:
             part = bay.engine.read(namespace, _pick(keys, places), _pick(capacities, places))
             if len(places) == count:
                 whole = part
-                part.held, held = [], part.held
-                whole.pins = [(bay.engine, ReadBatch(bytearray(), [], [], bytearray(), [], [], part.pins, held))]
+                whole.pins = [(bay.engine, ReadBatch(bytearray(), [], [], bytearray(), [], [], part.pins))]
                 break
             for at, place in enumerate(places):
                 whole.statuses[place] = part.statuses[at]

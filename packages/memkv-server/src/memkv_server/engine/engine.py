@@ -12,11 +12,9 @@ from memkv_core.errors import StorageError
 from memkv_server.engine.base import Namespace, ReadBatch, Reservation
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.direct import DirectDrive
 from memkv_server.engine.drive import Drive, FileDrive, MemoryDrive
 from memkv_server.engine.health import DriveHealth
 from memkv_server.engine.index import Index
-from memkv_server.engine.limits import POOL_BYTES_DEFAULT
 from memkv_server.engine.namespaces import NamespaceRegistry
 from memkv_server.engine.pool import Phase, SegmentPool
 from memkv_server.engine.reader import Reader
@@ -155,7 +153,6 @@ class SegmentEngine:
             "reinserted_bytes": counters.reinserted_bytes,
             "corrupt_records": counters.corrupt_records,
             "unreadable_records": counters.unreadable_records,
-            "crowded_out_records": counters.crowded_out_records,
             "recovery_seconds": counters.recovery_seconds,
             "index_bytes": index.memory_bytes,
             "drives": [
@@ -168,7 +165,6 @@ class SegmentEngine:
                     "write_errors": health.write_errors,
                     "capacity_bytes": geometry.store_bytes,
                     "used_bytes": used,
-                    **self._drive.details(),
                 }
             ],
             "namespaces": [self._namespace_usage(namespace) for namespace in self._namespaces],
@@ -200,24 +196,18 @@ class SegmentEngine:
 def open_engine(
     mode: str,
     path: str | os.PathLike[str] | None = None,
-    capacity_bytes: int | None = None,
+    capacity_bytes: int = 0,
     segment_bytes: int | None = None,
     uuid: bytes | None = None,
-    *,
-    memory_bytes: int = POOL_BYTES_DEFAULT,
 ) -> SegmentEngine:
-    """An engine on a drive, or in memory. Raises StorageError naming the folder or device and the remedy.
+    """An engine on a folder (``mode="file"``) or in memory. Raises StorageError naming the folder and the remedy.
 
-    ``capacity_bytes`` may be None for a block device: all of it. With a ``uuid`` only the store that has it is opened,
-    and none is made. ``memory_bytes`` is the bound of the pool in mode direct.
+    With a ``uuid`` only the store that has it is opened, and none is made.
     """
-    if mode not in ("memory", "file", "direct"):
-        raise StorageError(f"storage mode {mode!r} is unknown", remedy="use file, direct or memory")
     if mode == "memory":
-        return SegmentEngine.open(MemoryDrive.open(capacity_bytes or 0, segment_bytes))
+        return SegmentEngine.open(MemoryDrive.open(capacity_bytes, segment_bytes))
+    if mode != "file":
+        raise StorageError(f"storage mode {mode!r} is unknown", remedy="use file or memory")
     if path is None:
-        raise StorageError(f"mode {mode} needs a folder", remedy="name one with the path of the drive")
-    if mode == "file":
-        return SegmentEngine.open(FileDrive.open(path, capacity_bytes or 0, segment_bytes, uuid))
-    drive = DirectDrive.open(path, capacity_bytes, segment_bytes, uuid, memory_bytes=memory_bytes)
-    return SegmentEngine.open(drive)
+        raise StorageError("mode file needs a folder", remedy="name one with the path of the drive")
+    return SegmentEngine.open(FileDrive.open(path, capacity_bytes, segment_bytes, uuid))

@@ -50,12 +50,3 @@ RETRY_S_MIN: Final = 2.0  # between two tries to open a drive again, doubled aft
 RETRY_S_MAX: Final = 30.0
 STEADY_S: Final = 600.0  # a drive that served so long is tried at the shortest interval again
 WATCH_S: Final = 0.25
-
-# Direct mode.
-WRITE_BYTES_MAX: Final = 8 * MIB  # in one call
-READ_BYTES_MAX: Final = 1 * MIB  # in one call: a long read is several, side by side
-IO_THREADS: Final = 8
-RUN_BYTES_MAX: Final = 8 * MIB  # records of a batch that lie side by side are read as one up to here
-POOL_BYTES_MIN: Final = 32 * MIB
-POOL_BYTES_DEFAULT: Final = 512 * MIB
-POOL_RECORD_SHARE: Final = 4  # a record is at most so small a part of the pool

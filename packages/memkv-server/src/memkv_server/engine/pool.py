@@ -19,7 +19,6 @@ younger headers still know better.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections import deque
@@ -29,7 +28,7 @@ from typing import Final
 
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
-from memkv_server.engine.drive import Drive, Extent, NoRoomError
+from memkv_server.engine.drive import Drive
 from memkv_server.engine.health import DriveState
 from memkv_server.engine.limits import PREPARE_BYTES_MIN
 from memkv_server.engine.segment import (
@@ -47,12 +46,6 @@ from memkv_server.engine.segment import (
 )
 
 _LOG: Final = RateLimitedLog(logging.getLogger(__name__))
-
-
-def overlaps(extent: Extent, others: Sequence[Extent]) -> bool:
-    """Whether an extent shares a byte with one of the others."""
-    start, end = extent[0], extent[0] + extent[1]
-    return any(other[0] < end and start < other[0] + other[1] for other in others)
 
 
 class Phase(IntEnum):
@@ -74,7 +67,6 @@ class Segment:
         "end",
         "entries",
         "entry_count",
-        "header",
         "memory",
         "origin",
         "phase",
@@ -96,7 +88,6 @@ class Segment:
         self.phase = Phase.FREE
         self.sequence = 0
         self.seed = 0
-        self.header = bytes(SEGMENT_HEADER.size)  # as it stands on the drive, the state apart
         self.tail = SEGMENT_DATA_AT
         self.prepared = 0  # up to here it has been made ready to be written
         self.entry_count = 0  # records that may yet want an entry in the footer
@@ -141,37 +132,24 @@ class SegmentPool:
 
     @property
     def record_bytes_max(self) -> int:
-        """The longest record that an empty segment, and the drive, holds."""
-        return min(self.segment_bytes - SEGMENT_DATA_AT - TRAILER_BYTES - ENTRY_BYTES, self.drive.record_bytes_max)
+        """The longest record that an empty segment holds."""
+        return self.segment_bytes - SEGMENT_DATA_AT - TRAILER_BYTES - ENTRY_BYTES
 
     @property
     def writable(self) -> bool:
         """Whether the drive takes writes."""
         return self.drive.health.state is DriveState.ONLINE
 
-    def load(self, extents: Sequence[Extent]) -> list[int]:
-        """Brings extents into memory, where they stay until the next call; the positions of those it could not.
+    def load(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+        """Brings extents (address, length) into memory; the positions of those that cannot be read."""
+        missing = self.drive.missing(extents)
+        if not missing:
+            return missing
+        failed = [missing[position] for position in self.drive.fetch([extents[position] for position in missing])]
+        self.unreadable([extents[position] for position in failed])
+        return failed
 
-        What cannot be read is counted against the drive. Raises NoRoomError where they find no room at all.
-        """
-        missing, refused = self.drive.hold(extents)
-        if refused:
-            self.drive.arrived(missing, missing)
-            self.drive.release([extent for position, extent in enumerate(extents) if position not in refused])
-            length = extents[refused[0]][1]
-            raise NoRoomError(
-                f"{self.drive.path}: no room in memory for {length} bytes", remedy="raise memory.max_size"
-            )
-        failed = self.drive.fetch(missing) if missing else []
-        self.drive.arrived(missing, failed)
-        self.drive.release(extents)
-        if not failed:
-            return []
-        lost = [position for position, extent in enumerate(extents) if overlaps(extent, failed)]
-        self.unreadable([extents[position] for position in lost])
-        return lost
-
-    def unreadable(self, extents: Sequence[Extent]) -> None:
+    def unreadable(self, extents: Sequence[tuple[int, int]]) -> None:
         """Counts extents that could not be read against the drive."""
         for address, length in extents:
             reason = f"{self.drive.path or 'memory'}: {length} bytes at offset {address} cannot be read"
@@ -188,8 +166,7 @@ class SegmentPool:
         part = min(self.expected_bytes, segment.end - segment.tail)
         if part > 0:
             self.expected_bytes -= part
-            with contextlib.suppress(NoRoomError):  # then each record is prepared by itself, as far as there is room
-                self.prepare(segment, segment.tail + part)
+            self.prepare(segment, segment.tail + part)
 
     def prepare(self, segment: Segment, end: int) -> None:
         """Makes the segment ready to be written up to ``end``. Raises StorageError where the drive fails."""
@@ -212,8 +189,10 @@ class SegmentPool:
         segment = self.free.popleft()
         self.sequence += 1
         oldest = self.closed[0].sequence if self.closed else self.sequence
-        segment.header = encode_segment_header(self.sequence, oldest, int(time.time()), self.drive.geometry.uuid)
-        self.write_state(segment, SegmentState.OPEN)
+        header = encode_segment_header(self.sequence, oldest, int(time.time()), self.drive.geometry.uuid)
+        at = segment.origin
+        segment.memory[at : at + SEGMENT_HEADER.size] = header
+        segment.memory[at + SEGMENT_STATE_AT] = SegmentState.OPEN
         segment.phase = Phase.OPEN
         segment.sequence = self.sequence
         segment.seed = segment_seed(self.drive.geometry.uuid, self.sequence)
@@ -223,14 +202,6 @@ class SegmentPool:
         self.current = segment
         self._prepare_expected(segment)
         return segment
-
-    def write_state(self, segment: Segment, state: SegmentState) -> None:
-        """The header, whose page has been prepared; the state comes last."""
-        at = segment.origin
-        segment.memory[at : at + SEGMENT_STATE_AT] = segment.header[:SEGMENT_STATE_AT]
-        segment.memory[at + SEGMENT_STATE_AT + 1 : at + SEGMENT_HEADER.size] = segment.header[SEGMENT_STATE_AT + 1 :]
-        segment.memory[at + SEGMENT_STATE_AT] = state
-        self.drive.written([(segment.address, SEGMENT_HEADER.size)])
 
     def _close(self, segment: Segment) -> None:
         segment.phase = Phase.CLOSED
@@ -244,7 +215,6 @@ class SegmentPool:
         On a drive that fails it stays as it is, closed: a start will scan it.
         """
         entries = segment.entries
-        self.drive.discarded([(segment.address + segment.tail, segment.end - segment.tail)])
         try:
             self.drive.prepare(segment.slot, segment.end - TRAILER_BYTES - len(entries), segment.end)
             self.drive.prepare(segment.slot, 0, SEGMENT_HEADER.size)
@@ -257,13 +227,11 @@ class SegmentPool:
         segment.memory[trailer_at:end] = encode_trailer(
             segment.sequence, segment.tail >> UNIT_SHIFT, entries, segment.seed
         )
-        self.drive.written(
-            [(segment.address + segment.end - TRAILER_BYTES - len(entries), TRAILER_BYTES + len(entries))]
-        )
-        self.write_state(segment, SegmentState.SEALED)
+        segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.SEALED
         segment.phase = Phase.SEALED
         segment.entry_count = len(entries) // ENTRY_BYTES
         segment.entries = bytearray()
+        self.drive.written()
 
     def evictable(self) -> bool:
         """Whether giving up segments, oldest first, will sooner or later free one."""
@@ -277,9 +245,10 @@ class SegmentPool:
         self.drive.prepare(segment.slot, 0, SEGMENT_HEADER.size)
         oldest = self.closed.popleft()
         assert oldest is segment
-        self.write_state(segment, SegmentState.FREE)
+        segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
         segment.entries = bytearray()
         segment.phase = Phase.CONDEMNED
+        self.drive.written()
         self._free_if_unused(segment)
 
     def unpin(self, segment: Segment) -> None:
@@ -300,4 +269,3 @@ class SegmentPool:
         if segment.phase == Phase.CONDEMNED and segment.pins == 0 and segment.writers == 0:
             segment.phase = Phase.FREE
             self.free.append(segment)
-            self.drive.discarded([(segment.address + SEGMENT_DATA_AT, segment.end - SEGMENT_DATA_AT)])

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from memkv_server.engine.base import Namespace, ReadBatch, Status
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.drive import Extent
 from memkv_server.engine.index import (
     ADDRESS_MASK,
     LENGTH_SHIFT,
@@ -18,8 +17,7 @@ from memkv_server.engine.index import (
     place_address,
     place_length,
 )
-from memkv_server.engine.limits import RUN_BYTES_MAX
-from memkv_server.engine.pool import Segment, SegmentPool, overlaps
+from memkv_server.engine.pool import Segment, SegmentPool
 from memkv_server.engine.segment import (
     DIGESTS,
     RECORD_BODY_AT,
@@ -35,7 +33,6 @@ from memkv_server.engine.segment import (
 )
 
 _NO_DIGEST = bytes(16)
-_PAGE_MASK = -4096
 
 
 @dataclass(slots=True)
@@ -47,9 +44,7 @@ class ReadPlan:
     capacities: Sequence[int]
     hashes: list[bytes]
     places: list[int | None]
-    held: list[Extent]  # kept in memory until the batch is released
-    missing: list[Extent] = field(default_factory=list)  # what of them is not there yet
-    failed: list[Extent] = field(default_factory=list)  # what of it could not be fetched
+    missing: list[tuple[int, int]] = field(default_factory=list)  # extents that are not in memory yet
     pinned: list[Segment] = field(default_factory=list)  # until they are
     unreadable: set[int] = field(default_factory=set)  # positions
 
@@ -74,45 +69,31 @@ class Reader:
         shards = self._index.shards
         hashes = [hash_key(key, namespace.hash) for key in keys]
         places = [shards[key_hash[0]].get(key_hash) for key_hash in hashes]
-        plan = ReadPlan(namespace, keys, capacities, hashes, places, _runs(places))
-        plan.missing, refused = self._pool.drive.hold(plan.held)
-        if refused:
-            self._refuse(plan, refused)
-        if plan.missing:
+        runs = _runs(places)
+        plan = ReadPlan(namespace, keys, capacities, hashes, places)
+        missing = self._pool.drive.missing(runs)
+        if missing:
+            plan.missing = [runs[position] for position in missing]
             slots = {place_address(place) >> self._pool.segment_shift for place in places if place is not None}
             plan.pinned = [self._pool.segments[slot] for slot in slots]
             for segment in plan.pinned:
                 segment.pins += 1
         return plan
 
-    def _refuse(self, plan: ReadPlan, refused: list[int]) -> None:
-        """What finds no room in memory is a miss; it stays where it is."""
-        turned_away = [plan.held[position] for position in refused]
-        plan.held = [extent for position, extent in enumerate(plan.held) if position not in refused]
-        for position, place in enumerate(plan.places):
-            if place is not None and overlaps((place_address(place), place_length(place)), turned_away):
-                plan.places[position] = None
-                self._counters.crowded_out_records += 1
-
     def fetch(self, plan: ReadPlan) -> None:
         """Brings into memory what is missing, and notes what cannot be read. Any thread may call it."""
         drive = self._pool.drive
-        plan.failed = drive.fetch(plan.missing)
-        for failed in plan.failed:
-            # Of the records in a part that failed only those are lost that cannot be read by themselves.
-            start, end = failed[0], failed[0] + failed[1]
-            inside = [
-                (position, max(start, place_address(place)), min(end, place_address(place) + place_length(place)))
-                for position, place in enumerate(plan.places)
-                if place is not None and overlaps((place_address(place), place_length(place)), [failed])
-            ]
-            for position, first, last in inside:
-                if len(inside) == 1 or drive.fetch([(first & _PAGE_MASK, last - (first & _PAGE_MASK))]):
+        for failed in drive.fetch(plan.missing):
+            # Of the records of a run that failed only those are lost that cannot be read by themselves.
+            start, length = plan.missing[failed]
+            for position, place in enumerate(plan.places):
+                if place is None or not start <= place_address(place) < start + length:
+                    continue
+                if drive.fetch([(place_address(place), place_length(place))]):
                     plan.unreadable.add(position)
 
     def finish(self, plan: ReadPlan) -> ReadBatch:
         """The batch, now that all of it is in memory."""
-        self._pool.drive.arrived(plan.missing, plan.failed)
         keys, capacities, hashes, namespace = plan.keys, plan.capacities, plan.hashes, plan.namespace
         count = len(keys)
         batch = ReadBatch(
@@ -162,7 +143,6 @@ class Reader:
         for segment in pinned.values():
             segment.pins += 1
         batch.pins.extend(pinned.values())
-        batch.held = plan.held
         for segment in plan.pinned:
             self._pool.unpin(segment)
         return batch
@@ -171,18 +151,15 @@ class Reader:
         """Brings the records under these key hashes into memory, side by side; whether it could, ``locate`` says."""
         drive = self._pool.drive
         runs = _runs([self._index.get(key_hash) for key_hash in hashes])
-        missing, refused = drive.hold(runs)
-        failed = drive.fetch(missing) if missing else []
-        drive.arrived(missing, failed)
-        drive.release([run for position, run in enumerate(runs) if position not in refused])
+        missing = drive.missing(runs)
+        if missing:
+            drive.fetch([runs[position] for position in missing])
 
     def release(self, batch: ReadBatch) -> None:
         """Unpins; a second call finds nothing to unpin."""
         segments, batch.pins = batch.pins, []
         for segment in segments:
             self._pool.unpin(segment)
-        held, batch.held = batch.held, []
-        self._pool.drive.release(held)
 
     def exists(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
         """See ``Engine.exists``; from the index alone."""
@@ -283,15 +260,15 @@ class Reader:
         return Status.BAD_DIGEST
 
 
-def _runs(places: Sequence[int | None]) -> list[Extent]:
+def _runs(places: Sequence[int | None]) -> list[tuple[int, int]]:
     """The extents of a batch's records, first byte and length, those that lie one after the other as one."""
-    runs: list[Extent] = []
+    runs: list[tuple[int, int]] = []
     start = end = 0
     for place in places:
         if place is None:
             continue
         address = (place >> READS_BITS & ADDRESS_MASK) << UNIT_SHIFT
-        if address != end or end - start >= RUN_BYTES_MAX:
+        if address != end:
             if end:
                 runs.append((start, end - start))
             start = address

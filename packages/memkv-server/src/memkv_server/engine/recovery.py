@@ -29,6 +29,7 @@ from memkv_server.engine.segment import (
     RECORD_MAGIC,
     SEGMENT_DATA_AT,
     SEGMENT_HEADER,
+    SEGMENT_STATE_AT,
     TRAILER_BYTES,
     UNIT_BYTES,
     UNIT_SHIFT,
@@ -46,7 +47,6 @@ from memkv_server.engine.segment import (
 
 logger = logging.getLogger(__name__)
 
-_HEADERS_AT_ONCE: Final = 64
 _HEADER_BYTES_MAX: Final = RECORD_HEADER_BYTES + KEY_BYTES_MAX + META_BYTES_MAX
 
 
@@ -137,7 +137,7 @@ def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
         if header.sequence < oldest:
             # Given up before a younger one was opened; a power loss undid the mark.
             pool.drive.prepare(segment.slot, 0, SEGMENT_HEADER.size)
-            pool.write_state(segment, SegmentState.FREE)
+            segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
             pool.free.append(segment)
             continue
         entries = _load(pool, segment, header, segment is found[-1][0], counters)
@@ -152,16 +152,13 @@ def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
 def _read_headers(pool: SegmentPool) -> list[tuple[Segment, SegmentHeader]]:
     """The segments that hold records, oldest first; the others are sorted into free and quarantined."""
     uuid = pool.drive.geometry.uuid
-    unreadable: list[int] = []
     by_sequence: dict[int, tuple[Segment, SegmentHeader]] = {}
+    headers = [(segment.address, SEGMENT_HEADER.size) for segment in pool.segments]
+    unreadable = set(pool.load(headers))
     for segment in pool.segments:
-        if segment.slot % _HEADERS_AT_ONCE == 0:
-            part = pool.segments[segment.slot : segment.slot + _HEADERS_AT_ONCE]
-            unreadable = pool.load([(other.address, SEGMENT_HEADER.size) for other in part])
-        if segment.slot % _HEADERS_AT_ONCE in unreadable:
+        if segment.slot in unreadable:
             _quarantine(pool, segment, "its header cannot be read")
             continue
-        segment.header = segment.memory[segment.origin : segment.origin + SEGMENT_HEADER.size]
         header = decode_segment_header(segment.memory, segment.origin, uuid)
         if header is None or header.sequence in by_sequence:
             _quarantine(pool, segment, "its header is damaged")

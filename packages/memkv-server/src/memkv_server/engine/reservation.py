@@ -9,7 +9,6 @@ from memkv_core.errors import InvalidArgumentError
 from memkv_server.engine.base import Namespace, Status
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.drive import Extent, NoRoomError
 from memkv_server.engine.index import LENGTH_SHIFT, READS_BITS, Index, place_length
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
 from memkv_server.engine.reader import Reader
@@ -25,7 +24,6 @@ from memkv_server.engine.segment import (
     RECORD_HEADER_BYTES,
     RECORD_MAGIC,
     RECORD_STATE_AT,
-    SEGMENT_DATA_AT,
     SEQUENCE_FACTOR,
     STATE_FACTOR,
     TRAILER_BYTES,
@@ -84,8 +82,6 @@ class Writer:
             return reservation
         try:
             self._fill(reservation, keys, lengths, metas)
-        except NoRoomError:
-            pass  # the rest of the batch is NO_SPACE
         except BaseException:
             self.abort(reservation)  # or its segments would count as being written for ever
             raise
@@ -99,7 +95,6 @@ class Writer:
         lengths: Sequence[int],
         metas: Sequence[bytes] | None,
     ) -> None:
-        reservation.statuses = bytearray([Status.NO_SPACE]) * len(keys)
         namespace, digests, digest_kind = reservation.namespace, reservation.digests, reservation.digest_kind
         shards, seed = self._index.shards, namespace.hash
         hashes = [hash_key(key, seed) for key in keys]
@@ -216,8 +211,6 @@ class Writer:
         self._counters.user_bytes += user_bytes
         self._cleaner.written(user_bytes)
         self._finish(reservation)
-        if not self._landed():
-            statuses = statuses.replace(bytes([Status.HIT]), bytes([Status.READ_ONLY]))
         return bytes(statuses)
 
     def abort(self, reservation: PutReservation) -> None:
@@ -231,30 +224,14 @@ class Writer:
             ):
                 # The headers of reserved records that stay behind it mislead no scan: nothing there was committed.
                 segment.tail, segment.entry_count = tail, entry_count
-                segment.prepared = min(segment.prepared, tail & -SEGMENT_DATA_AT)
         self._finish(reservation)
 
-    def _landed(self) -> bool:
-        """Whether all that was written outlives this process; returns when that is known."""
-        self._pool.drive.land()
-        return self._pool.writable
-
     def _finish(self, reservation: PutReservation) -> None:
-        """Sends what was committed on its way, and lets go of the rest."""
-        runs, reservation.runs = reservation.runs, []
-        records, reservation.records = reservation.records, []
-        statuses = reservation.statuses
-        written: list[Extent] = []
-        discarded: list[Extent] = []
-        for position, _, segment, offset, size, _ in records:
-            kept = statuses[position] == Status.HIT
-            (written if kept else discarded).append((segment.address + offset, size))
-        if written:
-            self._pool.drive.written(written)
-        if discarded:
-            self._pool.drive.discarded(discarded)
+        runs, reservation.runs, reservation.records = reservation.runs, [], []
         for segment, _, _ in runs:
             self._pool.done_writing(segment)
+        if runs:
+            self._pool.drive.written()
 
     def delete(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
         """See ``Engine.delete``. READ_ONLY on a failed drive, NO_SPACE where not even a tombstone fits."""
@@ -262,8 +239,8 @@ class Writer:
             return bytes([Status.READ_ONLY]) * len(keys)
         self._reader.load([hash_key(key, namespace.hash) for key in keys])
         statuses = bytes([self._delete(namespace, key) for key in keys])
+        self._pool.drive.written()
         self._cleaner.keep_pace()
-        self._pool.drive.land()
         return statuses
 
     def _delete(self, namespace: Namespace, key: bytes) -> Status:
@@ -298,7 +275,6 @@ class Writer:
             size >> UNIT_SHIFT,
             RecordState.TOMBSTONE,
         )
-        pool.drive.written([(segment.address + segment.tail, size)])
         segment.tail += size
         segment.entry_count += 1
         place = self._index.shards[key_hash[0]].pop(key_hash, None) if found else None
