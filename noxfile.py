@@ -37,6 +37,7 @@ PACKAGES = {
     "memkv-core": ROOT / "shared/memkv-core",
     "memkv-server": ROOT / "packages/memkv-server",
     "memkv-sglang": ROOT / "packages/memkv-sglang",
+    "memkv-lmcache": ROOT / "packages/memkv-lmcache",
 }
 GROUPS: dict[str, Any] = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")

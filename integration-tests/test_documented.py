@@ -14,6 +14,7 @@ import typer.main
 from pydantic import BaseModel
 
 from memkv_core import ClientConfig
+from memkv_lmcache.cli import app as lmcache_app
 from memkv_server.cli.app import app as server_app
 from memkv_server.config import ServerConfig
 from memkv_sglang.cli import app as sglang_app
@@ -21,7 +22,8 @@ from memkv_sglang.cli import app as sglang_app
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SETTINGS_PAGE = (ROOT / "docs/config.md").read_text()
-COMMANDS = {"memkv": typer.main.get_command(server_app), "memkv-sglang": typer.main.get_command(sglang_app)}
+APPS = {"memkv": server_app, "memkv-sglang": sglang_app, "memkv-lmcache": lmcache_app}
+COMMANDS = {name: typer.main.get_command(app) for name, app in APPS.items()}
 
 
 @pytest.mark.parametrize("name", ClientConfig.model_fields)
@@ -58,7 +60,7 @@ def test_variables_that_a_page_names_exist(page: Path) -> None:
 
 def _commands() -> Iterator[tuple[str, str]]:
     """Every command of ours in a code block or in code in a line: (page, command line)."""
-    pattern = re.compile(r"(?:^ {4,}|^\$ |^|`|\$\()((?:memkv|memkv-sglang) [a-z][^`\n]*)", re.MULTILINE)
+    pattern = re.compile(r"(?:^ {4,}|^\$ |^|`|\$\()((?:memkv|memkv-sglang|memkv-lmcache) [a-z][^`\n]*)", re.MULTILINE)
     for page in PAGES:
         text = re.sub(r"\\\n\s*", "", page.read_text())
         for match in pattern.finditer(text):

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-DISTRIBUTIONS = ["memkv-core", "memkv-server", "memkv-sglang"]
+DISTRIBUTIONS = ["memkv-core", "memkv-server", "memkv-sglang", "memkv-lmcache"]
 
 
 @pytest.fixture(params=DISTRIBUTIONS)

@@ -350,10 +350,12 @@ def _serial(cursor: str | None) -> int:
 
 
 def _register(client: Client, desc: Any) -> Any:
-    """Registers LMCache's arena once, as far as it is there to stay: the fast transports read and write it in place."""
-    if desc is None:
+    """Registers LMCache's arena once: the fast transports read and write it in place.
+
+    Of an arena that grows LMCache states the part that is there to stay; it states none of one in POSIX shared memory,
+    which is there whole (only io_uring cannot register that, which is what LMCache's field is for).
+    """
+    if desc is None or not desc.ptr:
         return None
-    size = getattr(desc, "stable_registration_size", None) or 0
-    if not desc.ptr or size <= 0:
-        return None
+    size = getattr(desc, "stable_registration_size", None) or desc.size
     return client.register(memoryview((ctypes.c_ubyte * size).from_address(desc.ptr)).cast("B"))
