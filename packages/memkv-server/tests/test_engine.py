@@ -17,6 +17,7 @@ from memkv_core.errors import InvalidArgumentError, StorageError
 from memkv_core.testing.engine_tests import EngineTests, block, get, put
 from memkv_server.engine import Namespace, SegmentEngine, Status, open_engine
 from memkv_server.engine.drive import SEGMENTS_FILE
+from memkv_server.engine.limits import REINSERT_SHARE_MAX
 
 CAPACITY = 8 << 20
 SEGMENT = 256 << 10
@@ -135,7 +136,7 @@ def test_what_is_read_often_outlives_what_is_not(engine: SegmentEngine, namespac
     usage = engine.usage()
     assert get(engine, namespace, [b"cold0"]) == [None]
     assert usage["reinserted_records"] >= 15
-    assert usage["reinserted_bytes"] <= 0.25 * usage["user_bytes"]
+    assert usage["reinserted_bytes"] <= REINSERT_SHARE_MAX * usage["user_bytes"]
 
 
 def test_write_amplification_is_bounded_when_everything_is_read(engine: SegmentEngine, namespace: Namespace) -> None:
@@ -144,7 +145,7 @@ def test_write_amplification_is_bounded_when_everything_is_read(engine: SegmentE
         get(engine, namespace, [b"k%d" % number])
         engine.tick()
     usage = engine.usage()
-    assert 0 < usage["reinserted_bytes"] <= 0.25 * usage["user_bytes"]
+    assert 0 < usage["reinserted_bytes"] <= REINSERT_SHARE_MAX * usage["user_bytes"]
 
 
 def test_a_pinned_segment_keeps_its_bytes_and_comes_back_when_released(

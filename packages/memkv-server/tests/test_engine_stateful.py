@@ -27,6 +27,7 @@ from hypothesis.stateful import (
 from memkv_core.digests import digest
 from memkv_core.testing.engine_tests import block
 from memkv_server.engine import Namespace, ReadBatch, SegmentEngine, Status, open_engine
+from memkv_server.engine.limits import REINSERT_SHARE_MAX
 
 CAPACITY = 640 << 10  # eight segments: one is open, one kept free, and the rest turns over within a few puts
 SEGMENT = 64 << 10
@@ -226,7 +227,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert usage["used_bytes"] <= usage["capacity_bytes"] <= CAPACITY
         assert usage["records"] == usage["namespaces"][0]["records"] <= len(self.model)
         assert usage["live_bytes"] == usage["namespaces"][0]["bytes"] <= usage["used_bytes"]
-        assert usage["reinserted_bytes"] <= 0.25 * usage["user_bytes"] + 1
+        assert usage["reinserted_bytes"] <= REINSERT_SHARE_MAX * usage["user_bytes"] + 1
         names = [b"k%d" % number for number in range(12)]
         found = self.engine.exists(self.namespace, names)
         for key, status in zip(names, found, strict=True):

@@ -15,11 +15,9 @@ from typing import Final
 
 from memkv_core.errors import StorageError
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.evict import ReinsertBudget, choose_survivors
+from memkv_server.engine.evict import HEAT_BITS, HEAT_MASK, SecondChance
 from memkv_server.engine.index import (
     ADDRESS_BITS,
-    READS_BITS,
-    READS_MASK,
     Index,
     pack_place,
     place_address,
@@ -60,12 +58,14 @@ class Cleaner:
     chose among the rest is copied into the current segment, while there is still room in it: hence the pace.
     """
 
-    def __init__(self, pool: SegmentPool, index: Index, counters: Counters, reader: Reader) -> None:
+    def __init__(
+        self, pool: SegmentPool, index: Index, counters: Counters, reader: Reader, policy: SecondChance
+    ) -> None:
         self._pool = pool
         self._index = index
         self._counters = counters
         self._reader = reader
-        self._budget = ReinsertBudget(pool.segment_bytes, pool.drive.geometry.data_bytes)
+        self._policy = policy
         self._job: Iterator[None] | None = None
         self._looked_share = 0.0  # of the victim's entries
         self._planned_bytes = 0  # to be copied out of the victim
@@ -79,7 +79,7 @@ class Cleaner:
 
     def written(self, user_bytes: int) -> None:
         """Users wrote so many bytes: some of what they read may be kept for it."""
-        self._budget.earn(user_bytes)
+        self._policy.written(user_bytes)
 
     def tick(self) -> bool:
         """Works for about 0.3 ms where there is work; True while there is more."""
@@ -147,8 +147,8 @@ class Cleaner:
 
     def _empty(self, victim: Segment) -> Iterator[None]:
         """Unindexes what nobody read, copies forward what the policy chooses, gives the segment up; in slices."""
-        candidates: list[tuple[bytes, int, int]] = []  # key hash, namespace hash, place without its reads
-        reads: list[int] = []
+        candidates: list[tuple[bytes, int, int]] = []  # key hash, namespace hash, place without its heat
+        heats: list[int] = []
         # A footer that cannot be read is as good as damaged.
         sealed = victim.phase == Phase.SEALED
         entries = b"" if sealed and self._pool.load([victim.footer]) else victim.footer_entries()
@@ -159,24 +159,24 @@ class Cleaner:
             for key_hash, namespace_hash, _, offset, length, state in ENTRY.iter_unpack(part):
                 place = shards[key_hash[0]].get(key_hash)
                 own = length << ADDRESS_BITS | (base_unit + offset)
-                if place is None or place >> READS_BITS != own or state != RecordState.COMMITTED:
+                if place is None or place >> HEAT_BITS != own or state != RecordState.COMMITTED:
                     continue
-                if place & READS_MASK:
+                if place & HEAT_MASK:
                     candidates.append((key_hash, namespace_hash, own))
-                    reads.append(place & READS_MASK)
+                    heats.append(place & HEAT_MASK)
                 else:
                     self._evict(key_hash, namespace_hash, place)
             self._looked_share = (start + len(part)) / (len(entries) + 1)
             yield
         if not entries:
             self._evict_by_place(victim)
-        yield from self._reinsert(victim, candidates, reads)
+        yield from self._reinsert(victim, candidates, heats)
         self._counters.evicted_segments += 1
         self._pool.give_up(victim)
 
-    def _reinsert(self, victim: Segment, candidates: list[tuple[bytes, int, int]], reads: list[int]) -> Iterator[None]:
+    def _reinsert(self, victim: Segment, candidates: list[tuple[bytes, int, int]], heats: list[int]) -> Iterator[None]:
         sizes = [own >> ADDRESS_BITS << UNIT_SHIFT for _, _, own in candidates]
-        chosen = set(choose_survivors(reads, sizes, self._budget.for_one_segment_bytes))
+        chosen = set(self._policy.choose(heats, sizes))
         self._looked_share = 1.0
         self._planned_bytes = sum(sizes[position] for position in chosen)
         self._copying_from = self._pool.current.tail if self._pool.current is not None else 0
@@ -186,7 +186,7 @@ class Cleaner:
                 slice_bytes = 0
                 yield
             place = self._index.get(key_hash)
-            if place is None or place >> READS_BITS != own:
+            if place is None or place >> HEAT_BITS != own:
                 continue  # replaced or deleted meanwhile
             if position in chosen and self._copy(victim, key_hash, place):
                 slice_bytes += sizes[position]
@@ -258,5 +258,5 @@ class Cleaner:
         target.entry_count += 1
         self._counters.reinserted_records += 1
         self._counters.reinserted_bytes += size
-        self._budget.spend(size)
+        self._policy.copied(size)
         return True

@@ -13,6 +13,7 @@ from memkv_server.engine.base import Namespace, ReadBatch, Reservation
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.drive import Drive, FileDrive, MemoryDrive
+from memkv_server.engine.evict import SecondChance
 from memkv_server.engine.health import DriveHealth
 from memkv_server.engine.index import Index
 from memkv_server.engine.namespaces import NamespaceRegistry
@@ -35,8 +36,9 @@ class SegmentEngine:
         recover(self._pool, self._index, self._counters)
         self._counters.recovery_seconds = time.perf_counter() - started
         self._namespaces = NamespaceRegistry(drive)
-        self._reader = Reader(self._pool, self._index, self._counters)
-        self._cleaner = Cleaner(self._pool, self._index, self._counters, self._reader)
+        policy = SecondChance(drive.geometry.segment_bytes, drive.geometry.segment_count)
+        self._reader = Reader(self._pool, self._index, self._counters, policy)
+        self._cleaner = Cleaner(self._pool, self._index, self._counters, self._reader, policy)
         self._writer = Writer(self._pool, self._index, self._counters, self._reader, self._cleaner)
         self._closed = False
 

@@ -3,13 +3,14 @@
 
 A place is one Python integer::
 
-    bit 63 ............ 42 41 ..................... 2 1 .... 0
-       | length in units | address in units           | reads |
-       | 22 bits         | 40 bits, over the drive    | 0..3  |
+    bit 66 ............ 45 44 ..................... 5 4 .... 0
+       | length in units | address in units           | heat  |
+       | 22 bits         | 40 bits, over the drive    |       |
 
-``length`` is the whole record's; the segment is the address divided by the segment size. ``reads`` counts gets since
-the record was written, and stops at 3: what eviction goes by. The dictionary is split into 256 by the first byte of
-the hash, since a dictionary stops the world while it grows: 35 ms at a million keys in one, under 0.2 ms in 256.
+``length`` is the whole record's; the segment is the address divided by the segment size; without its heat a place is
+an extent. ``heat`` is what eviction goes by, 0 until the record is read: ``evict.py`` draws it. The dictionary is
+split into 256 by the first byte of the hash, since a dictionary stops the world while it grows: 35 ms at a million
+keys in one, under 0.2 ms in 256.
 """
 
 from __future__ import annotations
@@ -21,24 +22,23 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from memkv_server.engine.evict import HEAT_BITS
 from memkv_server.engine.segment import UNIT_SHIFT
 
-READS_BITS: Final = 2
-READS_MASK: Final = 3
 ADDRESS_BITS: Final = 40
 ADDRESS_MASK: Final = (1 << ADDRESS_BITS) - 1
-LENGTH_SHIFT: Final = READS_BITS + ADDRESS_BITS
+LENGTH_SHIFT: Final = HEAT_BITS + ADDRESS_BITS
 SHARD_COUNT: Final = 256
 
 
 def pack_place(address_bytes: int, length_bytes: int) -> int:
     """The place of a record that nobody has read yet."""
-    return (length_bytes >> UNIT_SHIFT << LENGTH_SHIFT) | (address_bytes >> UNIT_SHIFT << READS_BITS)
+    return (length_bytes >> UNIT_SHIFT << LENGTH_SHIFT) | (address_bytes >> UNIT_SHIFT << HEAT_BITS)
 
 
 def place_address(place: int) -> int:
     """Where the record begins on the drive, in bytes."""
-    return (place >> READS_BITS & ADDRESS_MASK) << UNIT_SHIFT
+    return (place >> HEAT_BITS & ADDRESS_MASK) << UNIT_SHIFT
 
 
 def place_length(place: int) -> int:
@@ -75,13 +75,14 @@ class Index:
         usage[0] += records
         usage[1] += size
 
-    def load(self, key_hashes: npt.NDArray[np.void], places: npt.NDArray[np.uint64]) -> None:
-        """Fills an empty index; the hashes are sorted and distinct."""
+    def load(self, key_hashes: npt.NDArray[np.void], extents: npt.NDArray[np.uint64]) -> None:
+        """Fills an empty index; the hashes are sorted and distinct. ``extents`` are places without their heat."""
         first_bytes = key_hashes.view(np.uint8).reshape(-1, 16)[:, 0]
         bounds = np.searchsorted(first_bytes, np.arange(SHARD_COUNT + 1))
         for number in range(SHARD_COUNT):
             part = slice(int(bounds[number]), int(bounds[number + 1]))
-            self.shards[number] = dict(zip(key_hashes[part].tolist(), places[part].tolist(), strict=True))
+            places = [extent << HEAT_BITS for extent in extents[part].tolist()]
+            self.shards[number] = dict(zip(key_hashes[part].tolist(), places, strict=True))
 
     @property
     def memory_bytes(self) -> int:

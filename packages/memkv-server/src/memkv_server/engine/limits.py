@@ -24,10 +24,11 @@ REGISTRY_BYTES_MAX: Final = 16 * MIB
 REGISTRY_SHARE: Final = 256  # one byte of registry for so many bytes of capacity
 NAMESPACE_COUNT_MAX: Final = 65_536
 
-# Eviction. Survivors copied forward are at most this share of what users wrote: write amplification <= 1.25.
-REINSERT_SHARE_MAX: Final = 0.25
+# Eviction. Survivors copied forward are at most this share of what users wrote: write amplification <= 1.29.
+REINSERT_SHARE_MAX: Final = 0.29
 REINSERT_SEGMENT_SHARE_MAX: Final = 0.75  # of one segment's bytes
 REINSERT_SAVED_SHARE_MAX: Final = 0.125  # of the capacity: what a time without copying may save up
+REINSERT_BAR_WINDOW_SHARE: Final = 0.3  # of the segments: how far back the worth of candidates is compared
 FREE_SEGMENTS_AHEAD: Final = 1
 CLEAN_SLICE_RECORDS: Final = 128  # entries looked at between two looks at the clock
 COPY_SLICE_BYTES: Final = 512 * KIB  # bytes copied forward between two looks at the clock

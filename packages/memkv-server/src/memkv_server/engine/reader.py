@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 
 from memkv_server.engine.base import Namespace, ReadBatch, Status
 from memkv_server.engine.counters import Counters
+from memkv_server.engine.evict import HEAT_BITS, HEAT_MASK, SecondChance
 from memkv_server.engine.index import (
     ADDRESS_MASK,
     LENGTH_SHIFT,
-    READS_BITS,
-    READS_MASK,
     Index,
     place_address,
     place_length,
@@ -52,10 +51,11 @@ class ReadPlan:
 class Reader:
     """Reads of one engine. A record is believed only after its header's checksum, namespace and full key agree."""
 
-    def __init__(self, pool: SegmentPool, index: Index, counters: Counters) -> None:
+    def __init__(self, pool: SegmentPool, index: Index, counters: Counters, policy: SecondChance) -> None:
         self._pool = pool
         self._index = index
         self._counters = counters
+        self._policy = policy
 
     def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
         """See ``Engine.read``. The digest of the payload is the client's to check: here it is not touched."""
@@ -100,7 +100,7 @@ class Reader:
             bytearray(count), [0] * count, [_NO_DIGEST] * count, bytearray(count), [b""] * count, [None] * count
         )
         shards, shift, segments = self._index.shards, self._pool.segment_shift, self._pool.segments
-        mask = self._pool.alignment - 1
+        mask, touched = self._pool.alignment - 1, self._policy.touched
         pinned: dict[int, Segment] = {}
         for position, place in enumerate(plan.places):
             if place is None:
@@ -110,7 +110,7 @@ class Reader:
                 self._pool.unreadable([(place_address(place), place_length(place))])
                 self.drop_unreadable(namespace.hash, key_hash, place)
                 continue
-            address = (place >> READS_BITS & ADDRESS_MASK) << UNIT_SHIFT
+            address = (place >> HEAT_BITS & ADDRESS_MASK) << UNIT_SHIFT
             segment = segments[address >> shift]
             memory = segment.memory
             at = segment.origin + address - segment.address
@@ -137,8 +137,9 @@ class Reader:
             batch.digest_kinds[position] = kind
             if meta_bytes:
                 batch.metas[position] = body[key_end:]
-            if place & READS_MASK != READS_MASK and shards[key_hash[0]].get(key_hash) == place:
-                shards[key_hash[0]][key_hash] = place + 1
+            heat = place & HEAT_MASK
+            if touched[heat] != heat and shards[key_hash[0]].get(key_hash) == place:
+                shards[key_hash[0]][key_hash] = place - heat + touched[heat]
             pinned[segment.slot] = segment
         for segment in pinned.values():
             segment.pins += 1
@@ -218,8 +219,8 @@ class Reader:
         if not self.intact(segment, at, header):
             self.drop_corrupt(namespace.hash, key_hash, place)
             return False
-        if place & READS_MASK != READS_MASK:
-            self._index.shards[key_hash[0]][key_hash] = place + 1
+        heat = place & HEAT_MASK
+        self._index.shards[key_hash[0]][key_hash] = place - heat + self._policy.touched[heat]
         return True
 
     def intact(self, segment: Segment, at: int, header: RecordHeader) -> bool:
@@ -240,7 +241,7 @@ class Reader:
 
     def _drop(self, namespace_hash: int, key_hash: bytes, place: int) -> bool:
         known = self._index.get(key_hash)
-        if known is None or known >> READS_BITS != place >> READS_BITS:
+        if known is None or known >> HEAT_BITS != place >> HEAT_BITS:
             return False  # a key that stands twice in one batch, or was put again
         del self._index.shards[key_hash[0]][key_hash]
         self._index.count(namespace_hash, -1, -place_length(place))
@@ -267,7 +268,7 @@ def _runs(places: Sequence[int | None]) -> list[tuple[int, int]]:
     for place in places:
         if place is None:
             continue
-        address = (place >> READS_BITS & ADDRESS_MASK) << UNIT_SHIFT
+        address = (place >> HEAT_BITS & ADDRESS_MASK) << UNIT_SHIFT
         if address != end:
             if end:
                 runs.append((start, end - start))

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from memkv_core.limits import KEY_BYTES_MAX, META_BYTES_MAX
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.index import LENGTH_SHIFT, READS_BITS, Index
+from memkv_server.engine.index import ADDRESS_BITS, Index
 from memkv_server.engine.limits import SCAN_BYTES
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
 from memkv_server.engine.segment import (
@@ -238,8 +238,7 @@ def _fill(index: Index, tables: list[tuple[Segment, npt.NDArray[np.void]]]) -> N
     table, base_units = table[chosen], base_units[chosen]
     lengths = table["length"].astype(np.uint64)
     addresses = base_units + table["offset"]
-    places = (lengths << np.uint64(LENGTH_SHIFT)) | (addresses << np.uint64(READS_BITS))
-    index.load(np.ascontiguousarray(table["key_hash"]), places)
+    index.load(np.ascontiguousarray(table["key_hash"]), (lengths << np.uint64(ADDRESS_BITS)) | addresses)
     for namespace_hash in np.unique(table["namespace_hash"]).tolist():
         own = lengths[table["namespace_hash"] == namespace_hash]
         index.count(namespace_hash, len(own), int(own.sum()) << UNIT_SHIFT)

@@ -9,7 +9,8 @@ from memkv_core.errors import InvalidArgumentError
 from memkv_server.engine.base import Namespace, Status
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.index import LENGTH_SHIFT, READS_BITS, Index, place_length
+from memkv_server.engine.evict import HEAT_BITS
+from memkv_server.engine.index import LENGTH_SHIFT, Index, place_length
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
 from memkv_server.engine.reader import Reader
 from memkv_server.engine.segment import (
@@ -198,7 +199,7 @@ class Writer:
             segment.entries += ENTRY.pack(key_hash, namespace_hash, sequence, offset >> UNIT_SHIFT, units, _COMMITTED)
             shard = shards[key_hash[0]]
             old = shard.get(key_hash)
-            shard[key_hash] = units << LENGTH_SHIFT | (segment.address + offset) >> UNIT_SHIFT << READS_BITS
+            shard[key_hash] = units << LENGTH_SHIFT | (segment.address + offset) >> UNIT_SHIFT << HEAT_BITS
             new_bytes += size
             if old is None:
                 new_records += 1
