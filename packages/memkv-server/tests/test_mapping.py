@@ -59,3 +59,13 @@ def test_a_view_in_use_keeps_the_memory(mapping: Mapping) -> None:
     view = mapping.view[:10]
     mapping.close()
     assert bytes(view) == bytes(range(10))
+
+
+def test_asks_for_huge_pages(mapping: Mapping) -> None:
+    if not Path("/sys/kernel/mm/transparent_hugepage").exists():
+        pytest.skip("this kernel has no huge pages")
+    first = f"{mapping._base:x}-"
+    lines = iter(Path("/proc/self/smaps").read_text(encoding="ascii").splitlines())
+    next(line for line in lines if line.startswith(first))
+    flags = next(line for line in lines if line.startswith("VmFlags:"))
+    assert "hg" in flags.split()

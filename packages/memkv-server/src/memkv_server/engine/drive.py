@@ -99,8 +99,6 @@ class MemoryDrive:
             raise StorageError(
                 f"memory: {geometry.data_bytes} bytes cannot be mapped ({error})", remedy="lower the capacity"
             ) from error
-        with contextlib.suppress(OSError):  # a kernel built without huge pages; it works with small ones
-            memory.madvise(mmap.MADV_HUGEPAGE)
         self._mapping = Mapping(memory)
         self._registry = bytearray(geometry.registry_bytes)
 

@@ -11,6 +11,10 @@ does not give the page back, the fault is a SIGBUS that ends the process. So the
 they are touched. ``mincore`` says what is in memory already (2 us, whatever the length); the kernel is told of all the
 rest at once, which lets it read side by side (64 records of 1 MiB 4 times as fast as one by one, 256 of 16 KiB 100
 times); ``MADV_POPULATE_READ`` then waits for each, and answers EFAULT where a fault would have been deadly.
+
+*Huge pages.* How large the pages are that a fault brings in is otherwise the readahead's guess, made of what it saw
+of the file so far: puts of 64 MiB ran at 1.1 or 1.9 GB/s by it (ext4, Linux 6.18). ``MADV_HUGEPAGE`` asks for 2 MiB at
+each fault. Cold reads stay as small as they are asked for, since ``MADV_WILLNEED`` brings in just its range.
 """
 
 from __future__ import annotations
@@ -48,6 +52,8 @@ class Mapping:
 
     def __init__(self, memory: mmap.mmap) -> None:
         self.memory = memory
+        with contextlib.suppress(OSError):  # a kernel built without huge pages; it works with small ones
+            memory.madvise(mmap.MADV_HUGEPAGE)
         self.view = memoryview(memory)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
         resident = (ctypes.c_ubyte * (_ASK_BYTES_MAX // _PAGE))()
