@@ -6,6 +6,11 @@ The end of either process is an end-of-file for the other, which is how a lane l
 
     supervisor ──► lane    {"op": "start", ...}  {"op": "adopt", "prefix": hex} + fd  {"op": "status"}  {"op": "drain"}
     lane ──► supervisor    {"op": "ready"}       {"op": "failed", "error": text}      {"op": "status", ...}
+
+What an operator asks of an engine (see ``operations``) has one form, whatever it is, and may come out of order:
+
+    supervisor ──► lane    {"op": "call", "id": n, "name": text, "arguments": {...}}
+    lane ──► supervisor    {"op": "answer", "id": n, "result": {...}}, or "error": text instead of a result
 """
 
 from __future__ import annotations

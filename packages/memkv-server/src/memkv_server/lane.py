@@ -23,7 +23,7 @@ from typing import Any, Final
 
 from memkv_core.auth import Keyring
 from memkv_core.errors import MemKVError
-from memkv_server import limits, logs
+from memkv_server import limits, logs, operations
 from memkv_server.connection import Connection, LaneContext
 from memkv_server.engine import DriveSet
 from memkv_server.engine.base import Engine
@@ -140,6 +140,9 @@ class Lane:
             self._adopt(socket.socket(fileno=fds[0]), bytes.fromhex(message["prefix"]), now_s)
         elif message["op"] == "status":
             self._say(self.status())
+        elif message["op"] == "call":
+            answer = operations.answer(self._engine, message["name"], message["arguments"])
+            self._say({"op": "answer", "id": message["id"], **answer})
         elif message["op"] == "drain":
             self.drain(now_s)
 

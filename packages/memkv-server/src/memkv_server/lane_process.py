@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, Final
 
+from memkv_core.errors import StorageError
 from memkv_server.control import ControlChannel
 
 log = logging.getLogger("memkv.server.lane")
@@ -29,6 +30,7 @@ RESTART_DELAY_S_MIN: Final = 0.5
 RESTART_DELAY_S_MAX: Final = 30.0
 STEADY_S: Final = 60.0  # a lane that served this long starts its backoff anew
 STATUS_TIMEOUT_S: Final = 1.0
+CALL_TIMEOUT_S: Final = 10.0
 STALLED_S: Final = 10.0  # no status for this long while serving: the lane counts as not healthy
 
 
@@ -63,6 +65,8 @@ class LaneProcess:
         self._process: asyncio.subprocess.Process | None = None
         self._status_at = 0.0
         self._status_waiters: list[asyncio.Future[None]] = []
+        self._calls: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._call_id = 0
         self._delay_s = RESTART_DELAY_S_MIN
         self._failed = False  # the lane itself said why it cannot go on
         self._stop = asyncio.Event()
@@ -96,6 +100,30 @@ class LaneProcess:
         if not answered:  # the next refresh asks anew
             self._status_waiters = [other for other in self._status_waiters if other is not waiter]
         return answered
+
+    async def call(
+        self, name: str, arguments: Mapping[str, Any] | None = None, timeout_s: float = CALL_TIMEOUT_S
+    ) -> dict[str, Any]:
+        """Has the lane do something to its engine, see ``operations``, and returns what it says.
+
+        Raises StorageError with the lane's own words where it refuses, and where it does not serve or answer in time.
+        """
+        self._call_id = number = self._call_id + 1
+        message = {"op": "call", "id": number, "name": name, "arguments": dict(arguments or {})}
+        if not self.serving or self._channel is None or not self._channel.send(message):
+            raise StorageError(f"lane {self.index} does not serve", remedy="see the node's status for the cause")
+        self._calls[number] = waiter = asyncio.get_running_loop().create_future()
+        try:
+            answer = await asyncio.wait_for(waiter, timeout_s)
+        except asyncio.TimeoutError:
+            answer = {}
+        finally:
+            del self._calls[number]
+        if "error" in answer:
+            raise StorageError(str(answer["error"]))
+        if "result" not in answer:
+            raise StorageError(f"lane {self.index} does not answer", remedy="see the node's log, and ask again")
+        return dict(answer["result"])
 
     def drain(self) -> None:
         """Asks the lane to finish what is in flight and exit; it is not started again."""
@@ -155,11 +183,11 @@ class LaneProcess:
         self.pid = self._process.pid
         if self._cpus is not None:
             os.sched_setaffinity(self.pid, self._cpus)
-        self._channel = ControlChannel(ours, self._received, self._answer_waiters)
+        self._channel = ControlChannel(ours, self._received, self._ended)
         self._channel.send(self._start_message)
         code = await self._process.wait()
         self._channel.close()
-        self._answer_waiters()
+        self._ended()
         self._channel, self.pid = None, None
         if not self._said_why():
             self.error = _describe_exit(code)
@@ -186,6 +214,9 @@ class LaneProcess:
                 self.state = LaneState.SERVING
                 self.settled.set()
             self._answer_waiters()
+        elif op == "answer":
+            if (caller := self._calls.get(message["id"])) is not None and not caller.done():
+                caller.set_result(message)
         else:
             log.error("lane %d sent an unknown control message %r; ignored", self.index, op)
 
@@ -197,6 +228,13 @@ class LaneProcess:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
+
+    def _ended(self) -> None:
+        """The lane's end of the channel is gone: nobody waits for it any longer."""
+        self._answer_waiters()
+        for caller in self._calls.values():
+            if not caller.done():
+                caller.set_result({"error": f"lane {self.index} ended before it answered; ask again"})
 
 
 def _describe_exit(code: int) -> str:

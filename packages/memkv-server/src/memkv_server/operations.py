@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an operator may have done to a lane's engine while it serves: by name, from the supervisor's control channel.
+
+Each operation is bounded: it starts, stops or looks at something, and what takes longer is done in the engine's tick.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from memkv_core.errors import MemKVError
+from memkv_server.engine.base import Engine
+
+_LOG: Final = logging.getLogger("memkv.server.lane")
+
+Operation = Callable[[Engine, Mapping[str, Any]], Mapping[str, Any]]
+"""Takes the engine and the call's arguments; returns what goes back, JSON-able. Raises MemKVError to refuse."""
+
+OPERATIONS: Final[dict[str, Operation]] = {}
+
+
+def answer(engine: Engine, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"result": ...}``, or ``{"error": text}`` where it was refused."""
+    operation = OPERATIONS.get(name)
+    if operation is None:
+        return {"error": f"this lane knows no operation {name!r}; start the same release everywhere"}
+    try:
+        return {"result": dict(operation(engine, arguments))}
+    except MemKVError as error:
+        _LOG.warning("%s is refused: %s", name, error)
+        return {"error": str(error)}
