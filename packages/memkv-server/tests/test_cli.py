@@ -22,9 +22,9 @@ from memkv_core.license import Authority
 Cli = Callable[..., Any]
 Refused = Callable[..., str]
 COMMANDS = [
-    "", "setup", "start", "keygen", "bench", "admin", "admin status", "admin health", "admin token", "config",
-    "config show", "license", "license authority", "license issue", "license show", "license verify", "dev", "dev up",
-    "dev status", "dev down",
+    "", "setup", "start", "keygen", "bench", "simulate", "admin", "admin status", "admin health", "admin token",
+    "config", "config show", "license", "license authority", "license issue", "license show", "license verify", "dev",
+    "dev up", "dev status", "dev down",
 ]  # fmt: skip
 KEY = "a1" * 32
 
