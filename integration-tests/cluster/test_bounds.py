@@ -27,11 +27,11 @@ def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
 
 
-def test_three_times_the_capacity_stays_within_it(node: Cluster) -> None:
+def test_ten_times_the_capacity_stays_within_it(node: Cluster) -> None:
     block = bytearray(os.urandom(MIB))
     batch = 32
     with node.client() as client:
-        for start in range(0, 3 * CAPACITY_BYTES // MIB, batch):
+        for start in range(0, 10 * CAPACITY_BYTES // MIB, batch):
             keys = [f"fill-{number}" for number in range(start, start + batch)]
             block[:8] = start.to_bytes(8, "little")
             assert client.put(keys, [block] * batch, timeout_ms=60_000) == [True] * batch  # no put is refused

@@ -36,6 +36,8 @@ def test_an_outcome_adds_clients_and_counts_the_slowest() -> None:
     assert outcome.seconds == 4.0
     assert outcome.bytes_per_second == 300.0
     assert outcome.slice_rates() == [200.0, 400.0]
+    assert outcome.last_to_first == outcome.as_json()["last_to_first"] == 2.0
+    assert Outcome("get", outcome.samples[:1]).last_to_first is None
     assert outcome.quantile_s(0.5) == 0.2
     assert outcome.as_json()["failures"] == 1
     assert median_ratio([200.0, 400.0, 90.0], [100.0, 800.0, 100.0]) == 0.9
@@ -75,6 +77,7 @@ def test_the_table(cli: Cli, start_node: Any) -> None:
     done = cli("bench", "--op", "get", "--op", "put", *SHORT, env=client_env(start_node()))
     assert done.returncode == 0, done.stderr
     assert "GB/s" in done.stdout
+    assert "last/first" in done.stdout
     assert "get 2/2" in done.stderr
 
 

@@ -97,6 +97,12 @@ class Outcome:
             for group in self.samples
         ]
 
+    @property
+    def last_to_first(self) -> float | None:
+        """The speed of the last slice beside the first one's: whether a store that turns over stays as fast."""
+        rates = self.slice_rates()
+        return rates[-1] / rates[0] if len(rates) > 1 and rates[0] else None
+
     def quantile_s(self, q: float) -> float:
         """The latency that a share ``q`` of the calls did not exceed."""
         return quantile([latency for group in self.samples for sample in group for latency in sample.latencies_s], q)
@@ -114,6 +120,7 @@ class Outcome:
             "p50_us": self.quantile_s(0.5) * 1e6,
             "p99_us": self.quantile_s(0.99) * 1e6,
             "slice_bytes_per_second": self.slice_rates(),
+            "last_to_first": self.last_to_first,
         }
 
     def _total(self, name: str) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EPILOG = examples(
     'eval "$(memkv dev up)" && memkv bench',
     "memkv bench --op get --op put --block-size 1MiB --batch 64 --fill 4GiB --compare raw",
+    "memkv bench --op put --slices 11 --rounds 32   (32 x 64 MiB: a node of 2 GiB is written over eleven times)",
     "memkv bench --op exists --compare redis --redis-address 127.0.0.1:6379 --json",
 )
 
@@ -49,6 +50,7 @@ def bench(
     """Measure put, get, exists and lookup of the cluster that MEMKV_* names. Every block is verified.
 
     Blocks are written to a namespace of their own and deleted at the end; a full cluster evicts to make room.
+    last/first is the speed of the last slice beside the first one's.
     Exit code 1 where a key that should have been there was not.
     """
     from memkv_server.bench.run import run  # numpy with it: not for every command to load
@@ -94,7 +96,8 @@ def _size(text: str, flag: str) -> int:
 def _table(report: Report) -> Table:
     plan = report.plan
     title = f"{plan.clients} client(s), {plan.batch} x {format_bytes(plan.block_bytes)} a call"
-    table = Table("operation", "calls", "keys/s", "GB/s", "p50", "p99", "failures", "beside it", "ratio", title=title)
+    columns = ("operation", "calls", "keys/s", "GB/s", "last/first", "p50", "p99", "failures", "beside it", "ratio")
+    table = Table(*columns, title=title)
     described = report.as_json()
     for name, outcome in report.outcomes.items():
         row = described["operations"][name]
@@ -104,6 +107,7 @@ def _table(report: Report) -> Table:
             f"{row['calls']:,}",
             f"{outcome.keys_per_second:,.0f}",
             f"{outcome.bytes_per_second / 1e9:.2f}" if name in MOVING else "-",
+            f"{outcome.last_to_first:.2f}" if name in MOVING and outcome.last_to_first is not None else "-",
             _latency(outcome.quantile_s(0.5)),
             _latency(outcome.quantile_s(0.99)),
             f"{row['failures']:,}",
