@@ -123,6 +123,15 @@ def test_memory_is_shared_among_lanes() -> None:
     assert start_message(config, 0)["drives"] == []
 
 
+def test_durability_is_relaxed_unless_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start_message(load(tmp_path, ""), 0)["durability"] == "relaxed"
+    monkeypatch.setenv("MEMKV_SERVER_STORAGE__DURABILITY", "strict")
+    assert start_message(load(tmp_path, ""), 0)["durability"] == "strict"
+    assert start_message(load(tmp_path, "storage: {durability: strict}"), 0)["durability"] == "strict"
+    shown = {row.name: (row.value, row.source) for row in ServerConfig.load().explain()}
+    assert shown["storage.durability"] == ("strict", "MEMKV_SERVER_STORAGE__DURABILITY")
+
+
 BAD_VALUES = [
     ("netwrok: {}", "unknown setting 'netwrok'; did you mean 'network'? accepted: network, storage"),
     ("network: {adress: x}", "unknown setting 'network.adress'; did you mean 'address'?"),
@@ -133,6 +142,8 @@ BAD_VALUES = [
     ("storage: {capacity: 0}", "storage.capacity = 0"),
     ("storage: {drives: /a}", "storage.drives"),
     ("storage: 7", "storage = 7"),
+    ("storage: {durability: none}", "storage.durability = 'none'"),
+    ("storage: {durability: none}", "accepted: relaxed | strict"),
     ("network: {address: 'a:b:c'}", "network.address = 'a:b:c'"),
     ("network: {address: 9900}", "network.address = 9900"),
     ("lanes: 0", "lanes = 0"),
@@ -154,6 +165,7 @@ BAD_COMBINATIONS: list[tuple[dict[str, Any], str]] = [
     ({"storage": {}}, "storage.drives is empty"),
     ({"storage": {"drives": [{"path": "/a"}]}}, "drive /a has no capacity"),
     ({"storage": {"mode": "memory"}}, "storage.capacity is not set"),
+    ({"storage": {"mode": "memory", "capacity": 1, "durability": "strict"}}, "strict is not possible in mode memory"),
     ({"storage": {"mode": "memory", "capacity": 1, "drives": [{"path": "/a"}]}}, "takes no drives"),
     ({"storage": {"capacity": 9, "drives": [{"path": "/a"}, {"path": "/a/b"}]}}, "drives /a and /a/b overlap"),
     ({"storage": {"capacity": 9, "drives": [{"path": "/a"}, {"path": "/a/../a"}]}}, "overlap"),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,9 +154,9 @@ def test_a_start_sets_aside_what_it_cannot_read(tmp_path: Path, monkeypatch: pyt
     engine.close()
     real = SegmentEngine.__init__
 
-    def cut_first(self: SegmentEngine, drive: object) -> None:
+    def cut_first(self: SegmentEngine, *arguments: Any) -> None:
         cut(tmp_path, 10 * SEGMENT)
-        real(self, drive)  # type: ignore[arg-type]
+        real(self, *arguments)
 
     monkeypatch.setattr(SegmentEngine, "__init__", cut_first)
     engine, namespace = opened(tmp_path)

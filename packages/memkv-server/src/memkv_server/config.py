@@ -91,6 +91,8 @@ class StorageConfig(_Section):
     drives: tuple[DriveConfig, ...] = Field(default=(), description="a list of {path: FOLDER, capacity: SIZE}")
     capacity: ByteSize | None = Field(default=None, gt=0, description=_SIZE)
     segment_size: ByteSize | None = Field(default=None, gt=0, description=_SIZE)
+    # What an acknowledged put survives: the death of the process, or the loss of power. See docs/durability.md.
+    durability: Literal["relaxed", "strict"] = Field(default="relaxed", description="relaxed | strict")
 
 
 class LimitsConfig(_Section):
@@ -193,6 +195,10 @@ def _check_together(config: ServerConfig) -> None:
             raise ConfigError("storage.mode memory takes no drives", remedy="remove storage.drives, or use mode file")
         if storage.capacity is None:
             raise ConfigError("storage.capacity is not set", remedy="set it, for example to 4GiB")
+        if storage.durability == "strict":
+            raise ConfigError(
+                "storage.durability strict is not possible in mode memory", remedy="use mode file, or relaxed"
+            )
         return
     if not storage.drives:
         raise ConfigError(

@@ -5,6 +5,9 @@
                           │ ▲
                           └─┘ while output is pending nothing more is read: a slow reader slows itself, not the lane
 
+The answer to a put may have to wait for the drive (``Response.barrier``). It keeps its place: answers to later frames,
+up to PENDING_MAX in all, wait behind it, and ``settle`` sends what may go.
+
 Payload bytes of a PUT go by ``recvmsg_into`` into the reservation's extents, those of a GET by ``sendmsg`` from the
 engine's views. What came along with a frame's head (at most READ_AHEAD_BYTES) is copied over.
 """
@@ -15,6 +18,7 @@ import json
 import logging
 import select
 import socket
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -57,6 +61,7 @@ class LaneContext:
     drain: memoryview = field(default_factory=lambda: memoryview(bytearray(limits.DRAIN_BYTES)))
     draining: bool = False
     crowded: Callable[[], bool] = lambda: False
+    waiting: set[Connection] = field(default_factory=set)  # those with answers that wait for the drive
     errors: dict[str, int] = field(
         default_factory=lambda: {"auth": 0, "protocol": 0, "identity": 0, "stalled": 0, "lost": 0, "internal": 0}
     )
@@ -91,6 +96,7 @@ class Connection:
         self._payload: Cursor | None = None
         self._reservation: Reservation | None = None
         self._outputs: list[_Output] = []
+        self._pending: deque[tuple[int, int, Response]] = deque()  # opcode, request id, answer: what waits
         self._closing = False  # once the outputs are sent
 
     # -- for the loop -------------------------------------------------------------------------------------------------
@@ -100,7 +106,9 @@ class Connection:
 
     @property
     def mask(self) -> int:
-        return select.EPOLLOUT if self._outputs else select.EPOLLIN
+        if self._outputs:
+            return select.EPOLLOUT
+        return 0 if self._crowded else select.EPOLLIN
 
     @property
     def bulk(self) -> bool:
@@ -109,19 +117,48 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        return self.phase is Phase.FRAMES and not self._outputs and not self._have
+        return self.phase is Phase.FRAMES and not self._outputs and not self._pending and not self._have
+
+    @property
+    def _crowded(self) -> bool:
+        """As many answers wait as may: no further frame is read."""
+        return len(self._pending) >= limits.PENDING_MAX and self.phase is not Phase.PAYLOAD
 
     def on_event(self, now_s: float) -> None:
         """Does one turn of work. Never raises for what a peer does; closes instead."""
         self.progress_s = now_s
+        self._guarded(self._turn)
+
+    def settle(self, now_s: float) -> bool:
+        """Sends the answers that need not wait any longer; whether there were any."""
+        if not self._pending or not self._pending[0][2].may_go:
+            return False
+        self.progress_s = now_s
+        self._guarded(self._answer_pending)
+        return True
+
+    def _turn(self) -> None:
+        if self._outputs:
+            self._send()
+            self._consume()
+        elif self.phase is Phase.PAYLOAD:
+            self._receive_payload()
+        elif self._crowded:
+            raise ConnectionResetError("closed while its answers waited")  # only an end is told of then
+        else:
+            self._receive()
+
+    def _answer_pending(self) -> None:
+        while self._pending and self._pending[0][2].may_go:
+            opcode, request_id, response = self._pending.popleft()
+            self._answer(opcode, request_id, response.settled())
+        if not self._pending:
+            self._context.waiting.discard(self)
+        self._consume()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
         try:
-            if self._outputs:
-                self._send()
-                self._consume()
-            elif self.phase is Phase.PAYLOAD:
-                self._receive_payload()
-            else:
-                self._receive()
+            work()
         except (AuthError, RemoteProtocolError) as error:
             self._context.errors["auth" if isinstance(error, AuthError) else "protocol"] += 1
             _LOG.warning("protocol", "connection of %s closed: %s", self._peer(), error)
@@ -138,6 +175,8 @@ class Connection:
 
     def check(self, now_s: float) -> None:
         """Closes a peer that left a handshake or a frame unfinished for too long."""
+        if self._pending and not self._outputs:
+            return  # it is the drive that is waited for
         bound_s = limits.HANDSHAKE_S if self.phase in (Phase.HELLO, Phase.PROOF) else limits.STALL_S
         if not self.idle and now_s - self.progress_s > bound_s:
             self._context.errors["stalled"] += 1
@@ -152,10 +191,12 @@ class Connection:
         if self._reservation is not None:
             self._context.engine.abort(self._reservation)
             self._reservation = None
-        for output in self._outputs:
-            if output.read is not None:
-                self._context.engine.release(output.read)
+        for read in [output.read for output in self._outputs] + [response.read for _, _, response in self._pending]:
+            if read is not None:
+                self._context.engine.release(read)
         self._outputs.clear()
+        self._pending.clear()
+        self._context.waiting.discard(self)
         self._payload = None
         self._session.close()
         self.sock.close()
@@ -197,7 +238,7 @@ class Connection:
 
     def _consume(self) -> None:
         """Handles every frame that is whole, until output is pending or a payload begins."""
-        while not self.closed and not self._outputs and self.phase is not Phase.PAYLOAD:
+        while not self.closed and not self._outputs and not self._crowded and self.phase is not Phase.PAYLOAD:
             need = self._need()
             if self._have < need:
                 return
@@ -333,6 +374,13 @@ class Connection:
 
     # -- out ----------------------------------------------------------------------------------------------------------
     def _respond(self, opcode: int, request_id: int, response: Response) -> None:
+        if self._pending or not response.may_go:
+            self._pending.append((opcode, request_id, response))
+            self._context.waiting.add(self)
+        else:
+            self._answer(opcode, request_id, response.settled())
+
+    def _answer(self, opcode: int, request_id: int, response: Response) -> None:
         sealed = self._session.seal(
             opcode,
             count=response.count,

@@ -46,6 +46,7 @@ def up(
     port: int | None = None,
     capacity: str | None = None,
     mode: str | None = None,
+    durability: str | None = None,
     progress: Progress = lambda _text: None,
 ) -> DevCluster:
     """Brings the cluster of ``dir`` up and returns it once every node is ready. None: as recorded, or the default.
@@ -56,7 +57,7 @@ def up(
     dev_state.prepare(dir)
     with dev_state.locked(dir):
         cluster = dev_state.load(dir) or DevCluster(dir)
-        _settle(cluster, nodes, port, capacity, mode)
+        _settle(cluster, nodes, port, capacity, mode, durability)
         _make_secrets(cluster, progress)
         cluster.save()
         for index, node in enumerate(cluster.nodes):
@@ -100,7 +101,14 @@ def node_running(node: DevNode) -> bool:
 
 
 # -- what the cluster is -----------------------------------------------------------------------------------------------
-def _settle(cluster: DevCluster, nodes: int | None, port: int | None, capacity: str | None, mode: str | None) -> None:
+def _settle(
+    cluster: DevCluster,
+    nodes: int | None,
+    port: int | None,
+    capacity: str | None,
+    mode: str | None,
+    durability: str | None,
+) -> None:
     """Applies what was asked for to what is recorded. Raises ConfigError where running nodes stand against it."""
     count = nodes if nodes is not None else len(cluster.nodes) or 1
     if not 1 <= count <= SERVERS_MAX:
@@ -108,17 +116,19 @@ def _settle(cluster: DevCluster, nodes: int | None, port: int | None, capacity: 
     first_port = port if port is not None else cluster.port
     if not 0 <= first_port <= 65535 - PORT_STEP * count:
         raise ConfigError(f"--port {first_port} leaves no room for {count} nodes", remedy="use a lower port, or 0")
-    wanted = (count, first_port, capacity or cluster.capacity, mode or cluster.mode)
-    recorded = (len(cluster.nodes), cluster.port, cluster.capacity, cluster.mode)
+    storage = (capacity or cluster.capacity, mode or cluster.mode, durability or cluster.durability)
+    wanted = (count, first_port, *storage)
+    recorded = (len(cluster.nodes), cluster.port, cluster.capacity, cluster.mode, cluster.durability)
     if wanted == recorded:
         return
     if any(node_running(node) for node in cluster.nodes):
         raise ConfigError(
             f"{cluster.dir} holds a running cluster: {recorded[0]} nodes from port {recorded[1]}, {recorded[2]} each, "
-            f"mode {recorded[3]}",
+            f"mode {recorded[3]}, durability {recorded[4]}",
             remedy=f"leave the flags out, or `memkv dev down --dir {cluster.dir}` first",
         )
-    _count, cluster.port, cluster.capacity, cluster.mode = wanted
+    cluster.port = first_port
+    cluster.capacity, cluster.mode, cluster.durability = storage
     cluster.nodes = _addresses(count, first_port)
 
 
@@ -170,7 +180,11 @@ def _start(cluster: DevCluster, index: int, progress: Progress) -> None:
 
 def _node_config(cluster: DevCluster, index: int) -> str:
     node = cluster.nodes[index]
-    storage: dict[str, object] = {"mode": cluster.mode, "capacity": cluster.capacity}
+    storage: dict[str, object] = {
+        "mode": cluster.mode,
+        "capacity": cluster.capacity,
+        "durability": cluster.durability,
+    }
     if cluster.mode != "memory":
         storage["drives"] = [{"path": str(cluster.node_dir(index) / "data")}]
     return yaml.safe_dump(

@@ -51,6 +51,7 @@ class DevCluster:
     dir: Path
     capacity: str = "4GiB"  # of each node
     mode: str = "file"
+    durability: str = "relaxed"
     port: int = 9900
     nodes: list[DevNode] = field(default_factory=list)
 

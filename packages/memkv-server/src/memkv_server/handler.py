@@ -19,15 +19,22 @@ from memkv_core import wire
 from memkv_core.errors import RemoteProtocolError, StorageError
 from memkv_core.log import RateLimitedLog
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode
-from memkv_server.engine.base import Engine, Namespace, ReadBatch, Reservation, Status
+from memkv_server.engine.base import Barrier, Engine, Namespace, ReadBatch, Reservation, Status
 
 _LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.handler"))
 _RUN: Final = struct.Struct("<I")
+# What is said instead of a status that would rest on bytes which did not become durable.
+_NOT_DURABLE: Final = bytes(
+    Status.READ_ONLY if status in (Status.HIT, Status.PRESENT, Status.MISS) else status for status in range(256)
+)
 
 
 @dataclass(slots=True)
 class Response:
-    """What goes back: the frame's fields, the payload's views, and the read that pins them."""
+    """What goes back: the frame's fields, the payload's views, and the read that pins them.
+
+    One with a ``barrier`` must not go before that has settled, and then as ``settled`` gives it.
+    """
 
     metadata: bytes = b""
     flags: int = Flag.RESPONSE
@@ -35,6 +42,18 @@ class Response:
     views: list[memoryview] = field(default_factory=list)
     payload_bytes: int = 0
     read: ReadBatch | None = None
+    barrier: Barrier | None = None
+
+    @property
+    def may_go(self) -> bool:
+        """Whether nothing is left to be waited for."""
+        return self.barrier is None or self.barrier.settled
+
+    def settled(self) -> Response:
+        """Itself, or where the drive failed meanwhile what is said instead: nothing was stored or deleted."""
+        if self.barrier is not None and self.barrier.failure is not None:
+            self.metadata = self.metadata.translate(_NOT_DURABLE)
+        return self
 
 
 @dataclass(slots=True)
@@ -107,7 +126,7 @@ class Handler:
         counters.hits += statuses.count(Status.HIT) + statuses.count(Status.PRESENT)
         counters.bytes_in += header.payload_bytes
         counters.seconds += time.perf_counter() - started_s
-        return Response(statuses, count=header.key_count)
+        return Response(statuses, count=header.key_count, barrier=self.engine.barrier())
 
     # -- the others: (response, hits)
     def _get(self, namespace: Namespace, header: Header, metadata: bytes) -> tuple[Response, int]:
@@ -137,7 +156,8 @@ class Handler:
 
     def _delete(self, namespace: Namespace, header: Header, metadata: bytes) -> tuple[Response, int]:
         statuses = self.engine.delete(namespace, wire.decode_keys(metadata, header.key_count))
-        return Response(statuses, count=header.key_count), statuses.count(Status.HIT)
+        response = Response(statuses, count=header.key_count, barrier=self.engine.barrier())
+        return response, statuses.count(Status.HIT)
 
     def _verify(self, namespace: Namespace, header: Header, metadata: bytes) -> tuple[Response, int]:
         statuses = self.engine.verify(namespace, wire.decode_keys(metadata, header.key_count))

@@ -14,6 +14,7 @@ import contextlib
 import heapq
 import json
 import logging
+import os
 import select
 import signal
 import socket
@@ -27,6 +28,7 @@ from memkv_server import limits, logs, operations
 from memkv_server.connection import Connection, LaneContext
 from memkv_server.engine import DriveSet
 from memkv_server.engine.base import Engine
+from memkv_server.engine.durability import Level
 from memkv_server.handler import Handler
 
 _LOG: Final = logging.getLogger("memkv.server.lane")
@@ -54,6 +56,8 @@ class Lane:
         self._sweep_at_s = 0.0
         control.setblocking(False)
         self._epoll.register(control, select.EPOLLIN)
+        if engine.wake_fd is not None:
+            self._epoll.register(engine.wake_fd, select.EPOLLIN)
 
     def run(self) -> None:
         """Serves until the supervisor asks for an end or is gone; then everything in flight is finished or given up."""
@@ -66,6 +70,8 @@ class Lane:
             if now_s >= self._sweep_at_s:
                 self._sweep(now_s)
             more_work = self._engine.tick()
+            if self._context.waiting:
+                self._settle(now_s)
         for connection in list(self._connections.values()):
             self._forget(connection)
         self._engine.close()
@@ -87,6 +93,9 @@ class Lane:
             if connection is None:
                 if fd == self._control.fileno():
                     self._hear(now_s)
+                elif fd == self._engine.wake_fd:
+                    with contextlib.suppress(BlockingIOError):  # what it woke the lane for is done in tick
+                        os.eventfd_read(fd)
             elif connection.bulk:
                 later.append(connection)
             else:
@@ -96,6 +105,15 @@ class Lane:
 
     def _turn(self, connection: Connection, now_s: float) -> None:
         connection.on_event(now_s)
+        self._look_after(connection)
+
+    def _settle(self, now_s: float) -> None:
+        """Sends the answers that had to wait for the drive."""
+        for connection in list(self._context.waiting):
+            if connection.settle(now_s):
+                self._look_after(connection)
+
+    def _look_after(self, connection: Connection) -> None:
         if connection.closed:
             self._forget(connection)
             return
@@ -189,7 +207,9 @@ class Lane:
 
 def open_lane_engine(start: dict[str, Any]) -> Engine:
     """The engine that a ``start`` message describes. StorageError where none of its drives can be used."""
-    return DriveSet.over(start["mode"], start["drives"], start["capacity_bytes"], start["segment_bytes"])
+    return DriveSet.over(
+        start["mode"], start["drives"], start["capacity_bytes"], start["segment_bytes"], Level(start["durability"])
+    )
 
 
 def main(control_fd: int) -> int:

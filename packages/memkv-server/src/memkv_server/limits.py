@@ -13,6 +13,7 @@ READ_AHEAD_BYTES: Final = 4 * KIB
 DRAIN_BYTES: Final = MIB  # of the buffer that payloads go to which nobody wants
 PREFIX_BYTES_MAX: Final = 64  # of a socket's first bytes, read by the supervisor
 SENDS_PER_TURN: Final = 2  # system calls for one connection before the others have their turn
+PENDING_MAX: Final = 32  # answers of one connection that wait for the drive; then nothing more is read from it
 CONNECTIONS_MAX: Final = 8192
 HANDSHAKE_S: Final = 5.0
 STALL_S: Final = 30.0  # a peer that leaves a frame half sent or half read for so long loses its connection

@@ -33,6 +33,9 @@ _STORAGE_COUNTERS: Final = {
     "evicted_bytes": ("memkv_evicted_bytes", "Bytes evicted"),
     "reinserted_records": ("memkv_reinserted_records", "Records copied forward because they had been read"),
     "corrupt_records": ("memkv_corrupt_records", "Records dropped because their bytes did not match their digest"),
+    "syncs": ("memkv_syncs", "Syncs that puts and deletes waited for (group commit)"),
+    "sync_requests": ("memkv_sync_requests", "Puts and deletes that waited for a sync; divided by syncs: the group"),
+    "sync_seconds": ("memkv_sync_seconds", "Time in these syncs"),
 }
 _STATES: Final = ("online", "read-only", "offline")
 

@@ -40,11 +40,14 @@ def up(
     ] = None,
     capacity: Annotated[str | None, typer.Option(help="Hard bound of each node. Default: 4GiB.")] = None,
     mode: Annotated[str | None, typer.Option(help="file or memory. Default: file.")] = None,
+    durability: Annotated[str | None, typer.Option(help="relaxed or strict. Default: relaxed.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a cluster in the background and print what a client must export. Running nodes are left alone."""
     with _progress() as say:
-        cluster = cluster_of.up(dir, nodes=nodes, port=port, capacity=capacity, mode=mode, progress=say)
+        cluster = cluster_of.up(
+            dir, nodes=nodes, port=port, capacity=capacity, mode=mode, durability=durability, progress=say
+        )
     if as_json:
         print_json(
             {

@@ -33,6 +33,9 @@ def start(
     mode: Annotated[str | None, typer.Option(help="file or memory.")] = None,
     capacity: Annotated[str | None, typer.Option(help="Hard bound of the node, such as 800GiB.")] = None,
     segment_size: Annotated[str | None, typer.Option(help="Size of a segment, such as 256MiB.")] = None,
+    durability: Annotated[
+        str | None, typer.Option(help="relaxed, or strict: an acknowledged put survives a loss of power.")
+    ] = None,
     lanes: Annotated[int | None, typer.Option(help="Lane processes. Default: one per drive.")] = None,
     auth_key_file: Annotated[Path | None, typer.Option(help="File with the cluster key (64 hex digits).")] = None,
     license: Annotated[str | None, typer.Option(help="License file (or token).")] = None,
@@ -54,6 +57,7 @@ def start(
             "drives": [{"path": str(folder)} for folder in path] if path else None,
             "capacity": capacity,
             "segment_size": segment_size,
+            "durability": durability,
         },
         "lanes": lanes,
         "license": license,

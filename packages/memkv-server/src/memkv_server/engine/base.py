@@ -11,6 +11,8 @@ Life of a put::
                                              │
                                      connection lost ──► abort
 
+The put is acknowledged when the ``barrier`` that is asked for right after its commit has settled; so is a delete.
+
 Life of a get: ``read`` pins the segments it hands out; ``release`` unpins them when the last byte is sent.
 """
 
@@ -77,6 +79,17 @@ class ReadBatch:
     pins: list[Any] = field(default_factory=list)  # the engine's own: what release() unpins
 
 
+class Barrier(Protocol):
+    """What an acknowledgement waits for. It settles in a ``tick``."""
+
+    @property
+    def settled(self) -> bool: ...
+
+    @property
+    def failure(self) -> str | None:
+        """Once settled: why it is not known what is durable; None: all of it is."""
+
+
 class Engine(Protocol):
     """What a lane asks of its storage. Statuses are ``bytes`` of ``Status`` values, one per key."""
 
@@ -123,7 +136,21 @@ class Engine(Protocol):
         value was dropped, MISS where there is none."""
 
     def tick(self) -> bool:
-        """A bounded piece (about 0.3 ms) of background work: cleaning ahead, sealing. True while there is more."""
+        """A bounded piece (about 0.3 ms) of background work: cleaning ahead, sealing. True while there is more.
+
+        Called once in each round of the loop: barriers settle here, and the next group's commit begins.
+        """
+
+    def barrier(self) -> Barrier | None:
+        """What the ``commit`` or ``delete`` that was made last must wait for before it is answered; None: nothing.
+
+        A put that was PRESENT already and a delete that was a MISS wait as well: what they rest on may be another
+        client's write that is not durable yet.
+        """
+
+    @property
+    def wake_fd(self) -> int | None:
+        """An eventfd, readable when a ``tick`` will settle barriers; the lane reads it. None: there are never any."""
 
     def usage(self) -> Mapping[str, Any]:
         """Numbers for status and metrics, JSON-able, cheap: capacity_bytes, used_bytes, live_bytes, records,

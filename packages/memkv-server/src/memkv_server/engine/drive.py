@@ -50,6 +50,7 @@ class Drive(Protocol):
     """What the engine asks of a drive. One thread calls it."""
 
     mode: str  # "file" or "memory"
+    buffers_writes: bool  # what was written is lost with this process until ``write_back`` has returned
     path: str | None
     geometry: Geometry
     health: DriveHealth
@@ -68,8 +69,18 @@ class Drive(Protocol):
     def written(self) -> None:
         """Bytes of some window have changed: they are on their way to the medium within a second."""
 
+    def write_back(self) -> None:
+        """Returns when all bytes written so far have left this process for the drive: they outlive the process.
+
+        Raises StorageError. Any thread, the GIL free.
+        """
+
     def sync(self) -> None:
-        """Returns when all bytes written so far are on the medium. Raises StorageError."""
+        """``write_back``, and then returns when it is all on the medium: it outlives a loss of power.
+
+        Raises StorageError, also where an earlier write-back to the medium failed: what that lost cannot be told.
+        Any thread, the GIL free.
+        """
 
     def registry_load(self) -> bytes:
         """The registry, ``geometry.registry_bytes`` long; zeros where nothing was written."""
@@ -88,6 +99,7 @@ class MemoryDrive:
     """Anonymous memory: fast, and gone with the process."""
 
     mode = "memory"
+    buffers_writes = False
     path: str | None = None
 
     def __init__(self, geometry: Geometry) -> None:
@@ -132,6 +144,9 @@ class MemoryDrive:
     def written(self) -> None:
         """Nothing to do: memory is all there is."""
 
+    def write_back(self) -> None:
+        """Nothing to do: the pages are the kernel's, and so outlive the process as far as they outlive anything."""
+
     def sync(self) -> None:
         """Nothing to do."""
 
@@ -161,6 +176,7 @@ class FileDrive:
     """
 
     mode = "file"
+    buffers_writes = False
 
     def __init__(self, path: Path, geometry: Geometry, lock_fd: int) -> None:
         self.path: str | None = str(path)
@@ -176,6 +192,8 @@ class FileDrive:
             with explained(path / SEGMENTS_FILE):
                 self._mapping = Mapping(mmap.mmap(self._fd, geometry.data_bytes))
             on_error.pop_all()
+        self._syncing = threading.Lock()
+        self._lost: str | None = None  # why a sync failed: none will be believed after it
         self._dirty = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._flush_forever, name="memkv-drive-sync", daemon=True)
@@ -248,10 +266,22 @@ class FileDrive:
         if not self._dirty.is_set():
             self._dirty.set()
 
+    def write_back(self) -> None:
+        """Nothing to do: what was written is in the page cache, which outlives the process."""
+
     def sync(self) -> None:
         """fdatasync of the segments, now and here. Raises StorageError."""
-        with explained(Path(self.path or "") / SEGMENTS_FILE):
-            os.fdatasync(self._fd)
+        file = Path(self.path or "") / SEGMENTS_FILE
+        with self._syncing:
+            # The kernel tells of a lost page once, and the thread may have been told.
+            if self._lost is None:
+                try:
+                    os.fdatasync(self._fd)
+                except OSError as error:
+                    self._lost = error.strerror or "it cannot be synced"
+                    self.health.write_failed(f"{file}: {self._lost}")
+        if self._lost is not None:
+            raise StorageError(f"{file}: {self._lost}", remedy="check the drive")
 
     def registry_load(self) -> bytes:
         """The registry's bytes."""
@@ -294,10 +324,8 @@ class FileDrive:
         while True:
             self._dirty.wait()
             self._dirty.clear()
-            try:
-                os.fdatasync(self._fd)
-            except OSError as error:
-                self.health.write_failed(f"{self.path}/{SEGMENTS_FILE}: {error.strerror}")
+            with contextlib.suppress(StorageError):  # the drive's health has it
+                self.sync()
             if self._stop.wait(SYNC_INTERVAL_S):
                 if self._dirty.is_set():
                     continue

@@ -15,9 +15,11 @@ from typing import Any, Final
 
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
-from memkv_server.engine.base import Namespace, ReadBatch, Reservation, Status
+from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reservation, Status
 from memkv_server.engine.bay import Bay
+from memkv_server.engine.durability import Level, Ticket, Tickets
 from memkv_server.engine.engine import SegmentEngine, open_engine
+from memkv_server.engine.group_commit import Wake
 from memkv_server.engine.limits import WATCH_S
 from memkv_server.engine.namespaces import make_namespace
 from memkv_server.engine.placement import homes, slot_of
@@ -44,15 +46,20 @@ class SetReservation:
 class DriveSet:
     """``Engine`` over the drives of a lane, one or many. One thread calls it."""
 
-    def __init__(self, bays: Sequence[Bay]) -> None:
+    def __init__(self, bays: Sequence[Bay], wake: Wake | None = None) -> None:
         self._bays = bays
+        self._wake = wake
+        self._touched: list[SegmentEngine] = []  # by the commit or delete that was made last
         self._homes = homes([bay.path or "" for bay in bays], [bay.capacity_bytes for bay in bays])
         self._namespaces: dict[str, Namespace] = {}  # those in use, for a drive that comes back
         self._watch_at_s = 0.0
 
     @classmethod
-    def open(cls, bays: Sequence[Bay]) -> DriveSet:
-        """Opens every drive. Raises StorageError where none can be opened; one of many is tried again later."""
+    def open(cls, bays: Sequence[Bay], wake: Wake | None = None) -> DriveSet:
+        """Opens every drive. Raises StorageError where none can be opened; one of many is tried again later.
+
+        ``wake`` is what the bays' engines ring. It is the set's from now on.
+        """
         failures = []
         for bay in bays:
             try:
@@ -62,16 +69,25 @@ class DriveSet:
         if len(failures) == len(bays):
             for bay in bays:
                 bay.close()
+            if wake is not None:
+                wake.close()
             raise failures[0]
-        return cls(bays)
+        return cls(bays, wake)
 
     @classmethod
     def over(
-        cls, mode: str, drives: Sequence[Mapping[str, Any]], capacity_bytes: int, segment_bytes: int | None = None
+        cls,
+        mode: str,
+        drives: Sequence[Mapping[str, Any]],
+        capacity_bytes: int,
+        segment_bytes: int | None = None,
+        level: Level = Level.RELAXED,
     ) -> DriveSet:
         """Opens the drives of a lane: ``[{"path", "capacity_bytes"}]``, or none in mode memory. See ``open``."""
         places = drives or [{"path": None, "capacity_bytes": capacity_bytes}]
-        return cls.open([_bay(mode, place["path"], place["capacity_bytes"], segment_bytes) for place in places])
+        wake = Wake()
+        bays = [_bay(mode, place["path"], place["capacity_bytes"], segment_bytes, level, wake) for place in places]
+        return cls.open(bays, wake)
 
     # -- namespaces --------------------------------------------------------------------------------------------------
     def open_namespace(self, name: str, identity: bytes) -> Namespace | None:
@@ -130,10 +146,12 @@ class DriveSet:
         assert isinstance(reservation, SetReservation)
         serving = list(self._engines())
         parts, reservation.parts = reservation.parts, []
+        self._touched = []
         for engine, part, places in parts:
             if not any(engine is other for other in serving):
                 engine.abort(part)
                 continue
+            self._touched.append(engine)
             for place, status in zip(places, engine.commit(part), strict=True):
                 reservation.statuses[place] = status
         return bytes(reservation.statuses)
@@ -147,7 +165,29 @@ class DriveSet:
 
     def delete(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
         """See ``Engine``."""
-        return self._each(namespace, keys, Status.READ_ONLY, SegmentEngine.delete)
+        self._touched = []
+
+        def delete(engine: SegmentEngine, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
+            self._touched.append(engine)
+            return engine.delete(namespace, keys)
+
+        return self._each(namespace, keys, Status.READ_ONLY, delete)
+
+    def barrier(self) -> Barrier | None:
+        """See ``Engine``: the barriers of all drives that the last batch touched."""
+        tickets: list[Ticket] = []
+        for engine in self._touched:
+            ticket = engine.ticket()
+            if ticket is not None:
+                tickets.append(ticket)
+        if not tickets:
+            return None
+        return tickets[0] if len(tickets) == 1 else Tickets(tickets)
+
+    @property
+    def wake_fd(self) -> int | None:
+        """See ``Engine``: one for all drives."""
+        return self._wake.fd if self._wake is not None else None
 
     # -- reads -------------------------------------------------------------------------------------------------------
     def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
@@ -225,6 +265,8 @@ class DriveSet:
         """See ``Engine``."""
         for bay in self._bays:
             bay.close()
+        if self._wake is not None:
+            self._wake.close()
 
     # -- drives ------------------------------------------------------------------------------------------------------
     def _engines(self) -> Iterator[SegmentEngine]:
@@ -285,9 +327,9 @@ def _pick(values: Sequence[Any], places: list[int]) -> Sequence[Any]:
     return values if len(places) == len(values) else [values[place] for place in places]
 
 
-def _bay(mode: str, path: str | None, capacity_bytes: int, segment_bytes: int | None) -> Bay:
+def _bay(mode: str, path: str | None, capacity_bytes: int, segment_bytes: int | None, level: Level, wake: Wake) -> Bay:
     def open_drive(uuid: bytes | None) -> SegmentEngine:
-        return open_engine(mode, path, capacity_bytes, segment_bytes, uuid)
+        return open_engine(mode, path, capacity_bytes, segment_bytes, uuid, level=level, notify=wake.ring)
 
     return Bay(path, mode, capacity_bytes, open_drive)
 

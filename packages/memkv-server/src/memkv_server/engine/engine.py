@@ -5,15 +5,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from memkv_core.errors import StorageError
-from memkv_server.engine.base import Namespace, ReadBatch, Reservation
+from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reservation
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.drive import Drive, FileDrive, MemoryDrive
+from memkv_server.engine.durability import SETTLED, Durability, Immediate, Level, Ticket
 from memkv_server.engine.evict import SecondChance
+from memkv_server.engine.group_commit import CommitThread, GroupCommit, Wake
 from memkv_server.engine.health import DriveHealth
 from memkv_server.engine.index import Index
 from memkv_server.engine.namespaces import NamespaceRegistry
@@ -25,10 +27,15 @@ from memkv_server.engine.segment import SEGMENT_DATA_AT
 
 
 class SegmentEngine:
-    """``Engine`` over the segments of a drive. One thread calls it; only the drive's own thread runs beside it."""
+    """``Engine`` over the segments of a drive. One thread calls it; only the drive's own threads run beside it.
 
-    def __init__(self, drive: Drive) -> None:
+    ``notify`` is called by any thread when a ``tick`` will settle barriers; without it the engine has a ``wake_fd``.
+    """
+
+    def __init__(self, drive: Drive, level: Level = Level.RELAXED, notify: Callable[[], None] | None = None) -> None:
         self._drive = drive
+        self.level = level
+        self._wake: Wake | None = None
         self._counters = Counters()
         self._index = Index()
         self._pool = SegmentPool(drive)
@@ -40,16 +47,37 @@ class SegmentEngine:
         self._reader = Reader(self._pool, self._index, self._counters, policy)
         self._cleaner = Cleaner(self._pool, self._index, self._counters, self._reader, policy)
         self._writer = Writer(self._pool, self._index, self._counters, self._reader, self._cleaner)
+        self._durability = self._make_durability(notify)
+        self._pool.durability = self._durability
         self._closed = False
 
     @classmethod
-    def open(cls, drive: Drive) -> SegmentEngine:
+    def open(
+        cls, drive: Drive, level: Level = Level.RELAXED, notify: Callable[[], None] | None = None
+    ) -> SegmentEngine:
         """Rebuilds the index from what the drive holds. The engine owns the drive, and closes it where this raises."""
         try:
-            return cls(drive)
+            return cls(drive, level, notify)
         except BaseException:
             drive.close()
             raise
+
+    def _make_durability(self, notify: Callable[[], None] | None) -> Durability:
+        drive, health = self._drive, self._drive.health
+        strict = self.level is Level.STRICT
+        if not strict and not drive.buffers_writes:
+            return Immediate(drive.written)
+        if notify is None:
+            self._wake = Wake()
+            notify = self._wake.ring
+        groups = GroupCommit(
+            CommitThread(drive.sync if strict else drive.write_back, notify),
+            lambda: self._pool.record_sequence,
+            health.write_failed,
+            None if strict else drive.written,
+        )
+        groups.recovered(self._pool.record_sequence)
+        return groups
 
     @property
     def health(self) -> DriveHealth:
@@ -118,7 +146,25 @@ class SegmentEngine:
     # -- the rest ----------------------------------------------------------------------------------------------------
     def tick(self) -> bool:
         """See ``Engine``."""
+        self._durability.poll()
         return self._cleaner.tick()
+
+    def barrier(self) -> Barrier | None:
+        """See ``Engine``."""
+        return self.ticket()
+
+    def ticket(self) -> Ticket | None:
+        """The same, as one."""
+        ticket = self._durability.join()
+        if ticket is SETTLED:
+            return None
+        ticket.request_count += 1
+        return ticket
+
+    @property
+    def wake_fd(self) -> int | None:
+        """See ``Engine``."""
+        return self._wake.fd if self._wake is not None else None
 
     def sync(self) -> None:
         """Returns when everything put so far is on the medium. Raises StorageError."""
@@ -156,6 +202,7 @@ class SegmentEngine:
             "corrupt_records": counters.corrupt_records,
             "unreadable_records": counters.unreadable_records,
             "recovery_seconds": counters.recovery_seconds,
+            **self._durability.usage(),
             "index_bytes": index.memory_bytes,
             "drives": [
                 {
@@ -163,6 +210,7 @@ class SegmentEngine:
                     "mode": self._drive.mode,
                     "state": health.state.value,
                     "failure": health.failure,
+                    "durability": self.level.value,
                     "read_errors": health.read_errors,
                     "write_errors": health.write_errors,
                     "capacity_bytes": geometry.store_bytes,
@@ -186,13 +234,20 @@ class SegmentEngine:
         return self._drive.probe()
 
     def retire(self) -> None:
-        """No call touches the drive any more but ``close``, which any thread may then make."""
+        """No call touches the drive any more but ``close``, which any thread may then make. Barriers fail."""
         self._closed = True
+        self._durability.close(f"{self._drive.path}: the drive was taken out of service")
 
     def close(self) -> None:
         """Syncs and gives the memory back. Idempotent. An open segment stays open: the next start scans it."""
+        if not self._closed:
+            self._durability.flush()
         self._closed = True
+        self._durability.close("the node stops")
+        self._durability.join_thread()
         self._drive.close()
+        if self._wake is not None:
+            self._wake.close()
 
 
 def open_engine(
@@ -201,15 +256,21 @@ def open_engine(
     capacity_bytes: int = 0,
     segment_bytes: int | None = None,
     uuid: bytes | None = None,
+    *,
+    level: Level = Level.RELAXED,
+    notify: Callable[[], None] | None = None,
 ) -> SegmentEngine:
     """An engine on a folder (``mode="file"``) or in memory. Raises StorageError naming the folder and the remedy.
 
-    With a ``uuid`` only the store that has it is opened, and none is made.
+    With a ``uuid`` only the store that has it is opened, and none is made. For ``level`` and ``notify`` see
+    ``SegmentEngine``.
     """
     if mode == "memory":
+        if level is Level.STRICT:
+            raise StorageError("memory does not outlive a loss of power", remedy="use mode file for durability strict")
         return SegmentEngine.open(MemoryDrive.open(capacity_bytes, segment_bytes))
     if mode != "file":
         raise StorageError(f"storage mode {mode!r} is unknown", remedy="use file or memory")
     if path is None:
         raise StorageError("mode file needs a folder", remedy="name one with the path of the drive")
-    return SegmentEngine.open(FileDrive.open(path, capacity_bytes, segment_bytes, uuid))
+    return SegmentEngine.open(FileDrive.open(path, capacity_bytes, segment_bytes, uuid), level, notify)

@@ -29,6 +29,7 @@ from typing import Final
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
 from memkv_server.engine.drive import Drive
+from memkv_server.engine.durability import Durability, Immediate
 from memkv_server.engine.health import DriveState
 from memkv_server.engine.limits import PREPARE_BYTES_MIN
 from memkv_server.engine.segment import (
@@ -118,6 +119,7 @@ class SegmentPool:
 
     def __init__(self, drive: Drive) -> None:
         self.drive = drive
+        self.durability: Durability = Immediate(drive.written)
         geometry = drive.geometry
         self.alignment = geometry.alignment
         self.segment_bytes = geometry.segment_bytes
@@ -231,7 +233,7 @@ class SegmentPool:
         segment.phase = Phase.SEALED
         segment.entry_count = len(entries) // ENTRY_BYTES
         segment.entries = bytearray()
-        self.drive.written()
+        self.durability.wrote()
 
     def evictable(self) -> bool:
         """Whether giving up segments, oldest first, will sooner or later free one."""
@@ -248,7 +250,7 @@ class SegmentPool:
         segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
         segment.entries = bytearray()
         segment.phase = Phase.CONDEMNED
-        self.drive.written()
+        self.durability.wrote()
         self._free_if_unused(segment)
 
     def unpin(self, segment: Segment) -> None:

@@ -229,10 +229,10 @@ class Writer:
 
     def _finish(self, reservation: PutReservation) -> None:
         runs, reservation.runs, reservation.records = reservation.runs, [], []
+        if runs:
+            self._pool.durability.wrote()
         for segment, _, _ in runs:
             self._pool.done_writing(segment)
-        if runs:
-            self._pool.drive.written()
 
     def delete(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
         """See ``Engine.delete``. READ_ONLY on a failed drive, NO_SPACE where not even a tombstone fits."""
@@ -240,7 +240,7 @@ class Writer:
             return bytes([Status.READ_ONLY]) * len(keys)
         self._reader.load([hash_key(key, namespace.hash) for key in keys])
         statuses = bytes([self._delete(namespace, key) for key in keys])
-        self._pool.drive.written()
+        self._pool.durability.wrote()
         self._cleaner.keep_pace()
         return statuses
 

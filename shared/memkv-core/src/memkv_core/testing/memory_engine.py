@@ -79,6 +79,7 @@ class DictEngine:
 
     def __init__(self, *, capacity_bytes: int = 256 * 2**20, store: Store | None = None) -> None:
         self.capacity_bytes = capacity_bytes
+        self.wake_fd: int | None = None
         self.store = store or Store()
         self.open_reads = 0
         self.open_reservations = 0
@@ -158,6 +159,9 @@ class DictEngine:
         while used > self.capacity_bytes:
             oldest = next(iter(self.blocks))
             used -= len(self.blocks.pop(oldest).value)
+
+    def barrier(self) -> None:
+        """Nothing is to be waited for."""
 
     def abort(self, reservation: DictReservation) -> None:
         self._end(reservation)
