@@ -282,6 +282,13 @@ def trailer_entry_count(memory: mmap | bytes, end: int) -> int:
     return int(TRAILER.unpack_from(memory, end - TRAILER_BYTES)[2])
 
 
+def trailer_sequence(memory: mmap | bytes, end: int, uuid: bytes) -> int | None:
+    """The sequence number that the trailer of a segment that ends at ``end`` proves for itself; None: it is damaged."""
+    magic, sequence, entry_count, tail_units, entries_check, check = TRAILER.unpack_from(memory, end - TRAILER_BYTES)
+    checked = _TRAILER_CHECKED.pack(magic, sequence, entry_count, tail_units, entries_check)
+    return sequence if magic == TRAILER_MAGIC and xxh3_64(checked, segment_seed(uuid, sequence)) == check else None
+
+
 def decode_footer(memory: mmap | bytes, at: int, end: int, sequence: int, seed: int) -> tuple[bytes, int] | None:
     """The entries and the tail (in units from the segment's start) of the sealed segment in ``[at, end)``.
 
