@@ -233,7 +233,9 @@ def test_a_corrupt_segment_is_set_aside_and_the_rest_serves(tmp_path: Path, capl
     assert all(value in (None, values[key]) for key, value in zip(values, found, strict=True))
     assert engine.usage()["segments"]["quarantined"] == 2
     for slot in (sealed[3], sealed[5]):
-        assert f"{tmp_path}: segment {slot} at offset {slot * SEGMENT} is set aside" in caplog.text
+        where = f"{tmp_path / SEGMENTS_FILE}: offset {slot * SEGMENT}: segment {slot} is set aside"
+        assert where in caplog.text
+        assert f"memkv drive check --repair {tmp_path}" in caplog.text
     for number in range(1000):
         put(engine, namespace, {b"new%d" % number: block(number, 5000)})
     assert engine.usage()["segments"]["quarantined"] == 2
@@ -464,3 +466,22 @@ def test_kill_9_during_puts_loses_nothing_that_was_acknowledged(tmp_path: Path, 
         assert engine.verify(namespace, [b"k%d" % acknowledged[-1]]) == bytes([Status.HIT])
         engine.close()
     assert len(acknowledged) > 100
+
+
+def test_a_delete_beside_a_segment_set_aside_leaves_a_tombstone(tmp_path: Path) -> None:
+    values = filled(tmp_path)
+    segments = SegmentFile(tmp_path)
+    slot = segments.slots(SegmentState.SEALED)[4]
+    key = next(key for key, value in values.items() if segments.data.find(value) // SEGMENT == slot)
+    header = bytes(segments.data[slot * SEGMENT : slot * SEGMENT + 64])
+    segments.data[slot * SEGMENT + 16] ^= 1
+    segments.save()
+    engine, namespace = opened(tmp_path)
+    assert engine.delete(namespace, [key]) == bytes([Status.MISS])
+    engine.close()
+    segments = SegmentFile(tmp_path)
+    segments.data[slot * SEGMENT : slot * SEGMENT + 64] = header  # as a repair does
+    segments.save()
+    engine, namespace = opened(tmp_path)
+    assert get(engine, namespace, [key]) == [None]
+    engine.close()

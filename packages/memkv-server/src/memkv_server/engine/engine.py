@@ -24,6 +24,7 @@ from memkv_server.engine.reader import Reader
 from memkv_server.engine.recovery import recover
 from memkv_server.engine.reservation import PutReservation, Writer
 from memkv_server.engine.segment import SEGMENT_DATA_AT
+from memkv_server.engine.superblock import FORMAT_VERSION
 
 
 class SegmentEngine:
@@ -215,6 +216,14 @@ class SegmentEngine:
                     "write_errors": health.write_errors,
                     "capacity_bytes": geometry.store_bytes,
                     "used_bytes": used,
+                    "records": len(index),
+                    "segments": {
+                        "total": len(phases),
+                        "used": len(phases) - phases.count(Phase.FREE),
+                        "quarantined": phases.count(Phase.QUARANTINED),
+                    },
+                    "format_version": FORMAT_VERSION,
+                    "uuid": geometry.uuid.hex(),
                 }
             ],
             "namespaces": [self._namespace_usage(namespace) for namespace in self._namespaces],

@@ -20,6 +20,7 @@ younger headers still know better.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from typing import Final
 
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
-from memkv_server.engine.drive import Drive
+from memkv_server.engine.drive import SEGMENTS_FILE, Drive
 from memkv_server.engine.durability import Durability, Immediate
 from memkv_server.engine.health import DriveState
 from memkv_server.engine.limits import PREPARE_BYTES_MIN
@@ -130,12 +131,19 @@ class SegmentPool:
         self.current: Segment | None = None
         self.sequence = 0  # of the newest segment
         self.record_sequence = 0  # of the newest committed record
+        self.quarantined_count = 0
         self.expected_bytes = 0  # of the batch being reserved, what the current segment has no room for
 
     @property
     def record_bytes_max(self) -> int:
         """The longest record that an empty segment holds."""
         return self.segment_bytes - SEGMENT_DATA_AT - TRAILER_BYTES - ENTRY_BYTES
+
+    @property
+    def file(self) -> str:
+        """What holds the segments, for messages: a file in the drive's folder, or a device."""
+        path = self.drive.path or "memory"
+        return os.path.join(path, SEGMENTS_FILE) if os.path.isdir(path) else path
 
     @property
     def writable(self) -> bool:
@@ -154,7 +162,7 @@ class SegmentPool:
     def unreadable(self, extents: Sequence[tuple[int, int]]) -> None:
         """Counts extents that could not be read against the drive."""
         for address, length in extents:
-            reason = f"{self.drive.path or 'memory'}: {length} bytes at offset {address} cannot be read"
+            reason = f"{self.file}: offset {address}: {length} bytes cannot be read"
             self.drive.health.read_failed(reason)
             _LOG.error(f"read {self.drive.path}", "%s; check the drive", reason)
 

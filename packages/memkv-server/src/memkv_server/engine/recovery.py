@@ -173,12 +173,15 @@ def _read_headers(pool: SegmentPool) -> list[tuple[Segment, SegmentHeader]]:
 
 def _quarantine(pool: SegmentPool, segment: Segment, reason: str) -> None:
     segment.phase = Phase.QUARANTINED
+    pool.quarantined_count += 1
     logger.warning(
-        "%s: segment %d at offset %d is set aside: %s; the rest is served",
-        pool.drive.path or "memory",
-        segment.slot,
+        "%s: offset %d: segment %d is set aside: %s; the rest is served; "
+        "stop the node and run `memkv drive check --repair %s`",
+        pool.file,
         segment.address,
+        segment.slot,
         reason,
+        pool.drive.path or "",
     )
 
 

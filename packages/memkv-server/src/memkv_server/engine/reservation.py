@@ -246,12 +246,12 @@ class Writer:
 
     def _delete(self, namespace: Namespace, key: bytes) -> Status:
         found = self._reader.locate(namespace, key) is not None
-        # What is not in the index may still be on the drive, in a segment that is being emptied, or dropped because
-        # it was damaged: a start would find it again, so it takes a tombstone as well.
-        counters = self._counters
-        if not (found or self._cleaner.busy or counters.corrupt_records or counters.unreadable_records):
+        # What is not in the index may still be on the drive, in a segment that is being emptied or was set aside, or
+        # dropped because it was damaged: a start or a repair would find it again, so it takes a tombstone as well.
+        counters, pool = self._counters, self._pool
+        hidden = counters.corrupt_records or counters.unreadable_records or pool.quarantined_count
+        if not (found or self._cleaner.busy or hidden):
             return Status.MISS
-        pool = self._pool
         size = record_layout(len(key), 0, 0, pool.alignment)[1]
         segment = pool.current
         if segment is None or not segment.has_room(size):
