@@ -6,6 +6,8 @@
     GET /v1/status    token   JSON: version, memory, lanes, storage, connections, namespaces
     GET /v1/metrics   token   Prometheus text
 
+and what ``create_app`` is given beside, such as ``namespace_admin``.
+
 The token is ``memkv_core.auth.admin_token(cluster key)``, sent as ``Authorization: Bearer``. Every error is
 JSON: ``{"error": reason}``.
 """
@@ -50,8 +52,11 @@ class Node(Protocol):
         """(Prometheus text, its content type)."""
 
 
-def create_app(node: Node, tokens: Sequence[str]) -> Starlette:
-    """The application; ``tokens`` are of the cluster key and, while it is rotated, of the one before."""
+def create_app(node: Node, tokens: Sequence[str], more: Sequence[tuple[str, str, Handler]] = ()) -> Starlette:
+    """The application; ``tokens`` are of the cluster key and, while it is rotated, of the one before.
+
+    ``more`` are further endpoints, all of which need the token: (method, path, handler).
+    """
 
     def guarded(handler: Handler) -> Handler:
         async def guard(request: Request) -> Response:
@@ -81,6 +86,7 @@ def create_app(node: Node, tokens: Sequence[str]) -> Starlette:
             Route("/v1/ready", ready),
             Route("/v1/status", guarded(status)),
             Route("/v1/metrics", guarded(metrics)),
+            *(Route(path, guarded(handler), methods=[method]) for method, path, handler in more),
         ],
         exception_handlers={HTTPException: _http_error, Exception: _server_error},
     )

@@ -36,18 +36,20 @@ def admin_of(address: Address) -> Address:
     return Address(address.host, address.port + 1)
 
 
-def ask_all(nodes: Sequence[str], path: str, token: str | None, timeout_s: float = TIMEOUT_S) -> list[Reply]:
-    """GETs ``path`` from every node (``host:port`` or a base URL), in the order given."""
+def ask_all(
+    nodes: Sequence[str], path: str, token: str | None, timeout_s: float = TIMEOUT_S, method: str = "GET"
+) -> list[Reply]:
+    """Asks every node (``host:port`` or a base URL) for ``path``, in the order given."""
     if not nodes:
         return []
     with ThreadPoolExecutor(min(THREADS_MAX, len(nodes))) as threads:
-        return list(threads.map(lambda node: ask(node, path, token, timeout_s), nodes))
+        return list(threads.map(lambda node: ask(node, path, token, timeout_s, method), nodes))
 
 
-def ask(node: str, path: str, token: str | None, timeout_s: float = TIMEOUT_S) -> Reply:
-    """GETs ``path`` from one node."""
+def ask(node: str, path: str, token: str | None, timeout_s: float = TIMEOUT_S, method: str = "GET") -> Reply:
+    """Asks one node for ``path``."""
     base = node if "://" in node else f"http://{node}"
-    request = urllib.request.Request(base.rstrip("/") + path)
+    request = urllib.request.Request(base.rstrip("/") + path, method=method)
     if token is not None:
         request.add_header("Authorization", f"Bearer {token}")
     # A proxy for the outside world has no business between an operator and a node.

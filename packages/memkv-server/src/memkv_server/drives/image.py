@@ -146,20 +146,22 @@ class StoreImage:
         self.close()
 
 
-def open_image(path: Path, *, writable: bool = False) -> StoreImage:
+def open_image(path: Path, *, writable: bool = False, locked: bool = True) -> StoreImage:
     """Takes the store's lock and opens its parts. The superblock may be damaged: that is for the caller to see.
+
+    Without the lock a node may have it open, and what is read may change meanwhile.
 
     Raises StorageError: no store, a running node has it open, or it cannot be opened.
     """
     if is_device(path):
-        return _open_device(path, writable)
+        return _open_device(path, writable, locked)
     with explained(path):
         names = {entry.name for entry in path.iterdir()}
     if FORMAT_FILE not in names and SEGMENTS_FILE not in names:
         raise StorageError(f"{path} holds no MemKV store", remedy="name the folder or device of a drive")
     flags = (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC
     with contextlib.ExitStack() as on_error:
-        fds = [hold(path)]
+        fds = [hold(path)] if locked else []
         on_error.callback(_close_all, fds)
         parts = []
         for name in (FORMAT_FILE, REGISTRY_FILE, SEGMENTS_FILE):
@@ -176,10 +178,11 @@ def _close_all(fds: list[int]) -> None:
         os.close(fd)
 
 
-def _open_device(path: Path, writable: bool) -> StoreImage:
+def _open_device(path: Path, writable: bool, locked: bool) -> StoreImage:
     try:
         # O_EXCL on a device: neither a filesystem nor a node has it, nor gets it meanwhile.
-        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_EXCL | os.O_CLOEXEC)
+        exclusive = os.O_EXCL if locked else 0
+        fd = os.open(path, (os.O_RDWR if writable else os.O_RDONLY) | exclusive | os.O_CLOEXEC)
     except OSError as error:
         if error.errno == errno.EBUSY:
             raise StorageError(
