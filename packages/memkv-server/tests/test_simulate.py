@@ -174,7 +174,7 @@ def test_simulate_prints_a_table(cli: Cli, trace_file: Path, tmp_path: Path) -> 
         "--plot", str(plot),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in (*POLICIES, "memkv - best", "write amplification", "10.0 %", "25.0 %"))
+    assert all(name in done.stdout for name in (*POLICIES, "share", "to best", "write amp.", "10.0 %", "25.0 %"))
     assert "block hits, % of 5,200 references to 1,601 distinct blocks" in done.stdout
     assert f"plot: {plot}" in done.stderr
     assert "memkv, 400 blocks" in done.stderr

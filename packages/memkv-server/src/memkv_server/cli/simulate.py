@@ -121,15 +121,18 @@ def _described(trace: Trace, block_bytes: int, outcomes: Sequence[Outcome]) -> d
 
 
 def _table(trace: Trace, names: Sequence[str], outcomes: Sequence[Outcome], hits: str) -> Table:
-    """A row for each capacity: the ratios, the best of them bold; how far memkv is from the best other; its writes."""
+    """A row for each capacity: the ratios, the best of them bold; how far memkv is from the best other; its writes.
+
+    The headings wrap at spaces: with all policies it is as wide as a terminal of 80 columns.
+    """
     from memkv_server.simulate.replay import OURS
 
     caption = f"{hits} hits, % of {trace.reference_count:,} references to {trace.distinct_count:,} distinct blocks"
     others = [name for name in names if name != OURS]
-    judged = ("memkv - best",) if OURS in names and others else ()
-    table = Table("capacity", "blocks", *names, *judged, title=trace.name, caption=caption)
+    judged = ("to best",) if OURS in names and others else ()
+    table = Table("share", "blocks", *names, *judged, title=trace.name, caption=caption)
     if OURS in names:
-        table.add_column("write amplification")
+        table.add_column("write amp.")
     for column in table.columns:
         column.justify = "right"
     rows: dict[int, dict[str, float]] = {}
