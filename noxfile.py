@@ -289,10 +289,17 @@ def _engine_interpreter(session: nox.Session, engine: str) -> str:
     )
 
 
+def _requirements(path: Path) -> str:
+    """The text of a requirements file, and of those that it includes."""
+    lines = path.read_text().splitlines()
+    included = (path.parent / line.removeprefix("-r ") for line in lines if line.startswith("-r "))
+    return "\n".join([*lines, *map(_requirements, included)])
+
+
 def _engine_environment(session: nox.Session, engine: str) -> str:
     """The python of the environment ``.nox/engine-ENGINE``: the engine, our wheels, the tests' tools.
 
-    The engine is large (sglang: 2.6 GB, about three minutes), so it is installed only when its
+    The engine is large (sglang: 2.6 GB, about three minutes; vllm: 3.6 GB), so it is installed only when its
     requirements have changed since the last time; our wheels are installed every time.
     """
     wheels = _build(session)
@@ -300,7 +307,7 @@ def _engine_environment(session: nox.Session, engine: str) -> str:
     folder = ROOT / "integration-tests" / engine
     requirements = [folder / "requirements.txt", folder / "requirements-nodeps.txt"]
     others = [*_group("test"), *_dependencies()]
-    wanted = hashlib.sha256("\n".join([*others, *(path.read_text() for path in requirements)]).encode())
+    wanted = hashlib.sha256("\n".join([*others, *map(_requirements, requirements)]).encode())
     stamp = Path(python).parent.parent / "installed-requirements.sha256"
     pip = [python, "-m", "pip", "install", "--progress-bar", "on"]
     if not stamp.exists() or stamp.read_text() != wanted.hexdigest():

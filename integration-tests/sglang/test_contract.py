@@ -21,8 +21,9 @@ HERE = Path(__file__).parent
 
 
 def engines() -> dict[str, Any]:
-    """engines.toml, of which this needs two texts (tomllib is not in Python 3.10)."""
-    pairs = [line.split("=", 1) for line in (HERE.parent / "engines.toml").read_text().splitlines() if "=" in line]
+    """The part of engines.toml about sglang, of which this needs two texts (tomllib is not in Python 3.10)."""
+    ours = (HERE.parent / "engines.toml").read_text().partition("[sglang]")[2].partition("\n[")[0]
+    pairs = [line.split("=", 1) for line in ours.splitlines() if "=" in line]
     return {name.strip(): json.loads(value) for name, value in pairs if not name.startswith("#")}
 
 

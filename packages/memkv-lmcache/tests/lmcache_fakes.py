@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import select
@@ -97,7 +98,7 @@ class MemoryObj:
     @property
     def byte_array(self) -> memoryview:
         assert self.refs > 0, "touched after it was freed"
-        return memoryview(self.buffer)
+        return memoryview((ctypes.c_ubyte * len(self.buffer)).from_buffer(self.buffer))  # format "<B", as LMCache's
 
     def get_size(self) -> int:
         return len(self.buffer)

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from memkv_core import Client
 from memkv_lmcache import _compat, limits
 from memkv_lmcache.deadline import Deadline
@@ -145,7 +147,7 @@ class ChunkStore:
         if exact.get_size() != size:
             release([exact])
             return None
-        exact.byte_array[:] = each.byte_array[:size]
+        _copy(each.byte_array, exact.byte_array, size)
         self._learn(_is_layer(key), layout, size)
         return exact
 
@@ -187,6 +189,11 @@ def release(objects: Any) -> None:
     """Gives objects back to LMCache's allocator."""
     for each in objects:
         each.ref_count_down()
+
+
+def _copy(source: Any, target: Any, size: int) -> None:
+    """LMCache's views come from ctypes, and Python copies no slice of such a one (format "<B")."""
+    np.copyto(np.frombuffer(target, np.uint8, size), np.frombuffer(source, np.uint8, size))
 
 
 def _is_layer(key: Any) -> bool:
