@@ -13,7 +13,7 @@ import pytest
 
 from memkv_core.errors import StorageError
 from memkv_server.engine import drive as drive_module
-from memkv_server.engine import superblock
+from memkv_server.engine import store, superblock
 from memkv_server.engine.drive import (
     FORMAT_FILE,
     LOCK_FILE,
@@ -133,7 +133,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def open_drive_ignoring_space(path: str) -> FileDrive:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drive_module, "refuse_full", lambda *_: None)
+        patch.setattr(store, "refuse_full", lambda *_: None)
         return FileDrive.open(path, CAPACITY, SEGMENT)
 
 

@@ -15,6 +15,7 @@ from typing import Final
 
 from memkv_core.errors import StorageError
 from memkv_server.engine.counters import Counters
+from memkv_server.engine.drive import NoRoomError
 from memkv_server.engine.evict import HEAT_BITS, HEAT_MASK, SecondChance
 from memkv_server.engine.index import (
     ADDRESS_BITS,
@@ -212,18 +213,27 @@ class Cleaner:
         self._counters.evicted_records += 1
         self._counters.evicted_bytes += size
 
+    def _target(self, size: int) -> Segment | None:
+        """The segment that a copy goes to, ready for it; None: there is no room."""
+        target = self._pool.current
+        try:
+            if target is None or not target.has_room(size):
+                target = self._pool.open_next()
+            if target is not None:
+                self._pool.prepare(target, target.tail + size)
+        except NoRoomError:
+            return None
+        return target
+
     def _copy(self, victim: Segment, key_hash: bytes, place: int) -> bool:
         """Writes a record again, into the current segment and under its old sequence number; False: no room, or bad."""
         size = place_length(place)
-        target = self._pool.current
-        if target is None or not target.has_room(size):
-            target = self._pool.open_next()
-            if target is None:
-                return False
+        target = self._target(size)
+        if target is None:
+            return False
         if self._pool.load([(place_address(place), size)]):
             self._counters.unreadable_records += 1
             return False
-        self._pool.prepare(target, target.tail + size)
         source_at = victim.origin + place_address(place) - victim.address
         header = decode_record(victim.memory, source_at, victim.origin + victim.end, victim.seed)
         if header is None or not self._reader.intact(victim, source_at, header):
@@ -254,6 +264,7 @@ class Cleaner:
             RecordState.COMMITTED,
         )
         self._index.shards[key_hash[0]][key_hash] = pack_place(target.address + target.tail, size)
+        self._pool.changed(target, target.tail, target.tail + size)
         target.tail += size
         target.entry_count += 1
         self._counters.reinserted_records += 1

@@ -18,4 +18,5 @@ class Counters:
     reinserted_bytes: int = 0
     corrupt_records: int = 0
     unreadable_records: int = 0
+    crowded_out_records: int = 0  # misses, since the memory of the drive was in use
     recovery_seconds: float = 0.0

@@ -21,50 +21,70 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from memkv_core.errors import StorageError
-from memkv_server.engine.folder import (
-    FORMAT_FILE,
-    LOCK_FILE,
-    REGISTRY_FILE,
-    SEGMENTS_FILE,
-    explained,
-    lock,
-    open_preallocated,
-    planned,
-    refuse_foreign,
-    refuse_full,
-    refuse_other,
-    store_superblock,
-)
+from memkv_server.engine.folder import FORMAT_FILE, LOCK_FILE, REGISTRY_FILE, SEGMENTS_FILE, explained
 from memkv_server.engine.health import DriveHealth, DriveState
 from memkv_server.engine.limits import SYNC_INTERVAL_S
 from memkv_server.engine.mapping import Mapping, Window
+from memkv_server.engine.store import Store, open_folder
 from memkv_server.engine.superblock import Geometry, plan_geometry
 
 RECORD_ALIGNMENT: Final = 64
-REGISTRY_BLOCK_BYTES: Final = 4096
 
-__all__ = ["FORMAT_FILE", "LOCK_FILE", "REGISTRY_FILE", "SEGMENTS_FILE", "Drive", "FileDrive", "MemoryDrive", "Window"]
+__all__ = [
+    "FORMAT_FILE",
+    "LOCK_FILE",
+    "REGISTRY_FILE",
+    "SEGMENTS_FILE",
+    "Drive",
+    "Extent",
+    "FileDrive",
+    "MemoryDrive",
+    "NoRoomError",
+    "Window",
+]
+
+Extent = tuple[int, int]  # (address on the drive, length), in bytes
+
+
+class NoRoomError(StorageError):
+    """The memory that a drive writes through is in use; the drive itself is fine."""
 
 
 class Drive(Protocol):
-    """What the engine asks of a drive. One thread calls it."""
+    """What the engine asks of a drive. One thread calls it, but for what says otherwise."""
 
-    mode: str  # "file" or "memory"
+    mode: str  # "file", "direct" or "memory"
     buffers_writes: bool  # what was written is lost with this process until ``write_back`` has returned
     path: str | None
     geometry: Geometry
     health: DriveHealth
+    record_bytes_max: int | None  # the longest record it takes, beside what a segment holds
 
     def window(self, slot: int) -> Window: ...
 
     def prepare(self, slot: int, start: int, end: int) -> None:
-        """Makes this part of a segment ready to be written, before it is. Raises StorageError."""
+        """Makes this part of a segment ready to be written, before it is. Raises StorageError, NoRoomError."""
 
-    def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
-        """Which of these extents, (address on the drive, length), must be fetched before they are read: positions."""
+    def discard(self, slot: int, start: int, end: int) -> None:
+        """What was prepared here and not reported as written never will be."""
 
-    def fetch(self, extents: Sequence[tuple[int, int]]) -> list[int]:
-        """Brings extents into memory; the positions of those that cannot be read. Any thread, the GIL free."""
+    def missing(self, extents: Sequence[Extent]) -> list[int]:
+        """Which of these extents must be fetched before they are read: positions.
+
+        For what the engine looks at itself: they stay in memory until this is asked again.
+        """
+
+    def hold(self, extents: Sequence[Extent]) -> tuple[list[int], list[int]]:
+        """As ``missing``, and keeps them in memory until ``release``; also those for which there is no room."""
+
+    def release(self, extents: Sequence[Extent]) -> None:
+        """The end of a ``hold`` of these extents."""
+
+    def fetch(self, extents: Sequence[Extent]) -> list[int]:
+        """Brings missing extents into memory; the positions of those that cannot be read. Any thread, the GIL free."""
+
+    def changed(self, extents: Sequence[Extent]) -> None:
+        """These bytes, and no others, have been written, and stay as they are. For drives that buffer writes."""
 
     def written(self) -> None:
         """Bytes of some window have changed: they are on their way to the medium within a second."""
@@ -91,6 +111,9 @@ class Drive(Protocol):
     def probe(self) -> bool:
         """Whether a trial write reaches the medium."""
 
+    def details(self) -> dict[str, int]:
+        """Numbers of its own for the status."""
+
     def close(self) -> None:
         """Syncs and lets go. Idempotent."""
 
@@ -101,6 +124,7 @@ class MemoryDrive:
     mode = "memory"
     buffers_writes = False
     path: str | None = None
+    record_bytes_max: int | None = None
 
     def __init__(self, geometry: Geometry) -> None:
         self.geometry = geometry
@@ -133,13 +157,26 @@ class MemoryDrive:
     def prepare(self, slot: int, start: int, end: int) -> None:
         """Nothing to do: a page faults once in its life."""
 
-    def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+    def discard(self, slot: int, start: int, end: int) -> None:
+        """Nothing to do."""
+
+    def missing(self, extents: Sequence[Extent]) -> list[int]:
         """None: it is all in memory."""
         return []
 
-    def fetch(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+    def hold(self, extents: Sequence[Extent]) -> tuple[list[int], list[int]]:
+        """None, and room for all."""
+        return [], []
+
+    def release(self, extents: Sequence[Extent]) -> None:
+        """Nothing to do."""
+
+    def fetch(self, extents: Sequence[Extent]) -> list[int]:
         """Nothing to do."""
         return []
+
+    def changed(self, extents: Sequence[Extent]) -> None:
+        """Nothing to do."""
 
     def written(self) -> None:
         """Nothing to do: memory is all there is."""
@@ -162,6 +199,10 @@ class MemoryDrive:
         """It does."""
         return True
 
+    def details(self) -> dict[str, int]:
+        """None."""
+        return {}
+
     def close(self) -> None:
         """Gives the memory back, as far as no view of it is in use."""
         self._mapping.close()
@@ -177,23 +218,23 @@ class FileDrive:
 
     mode = "file"
     buffers_writes = False
+    record_bytes_max: int | None = None
 
-    def __init__(self, path: Path, geometry: Geometry, lock_fd: int) -> None:
-        self.path: str | None = str(path)
-        self.geometry = geometry
+    def __init__(self, store: Store) -> None:
+        self.path: str | None = store.path
+        self.geometry = store.geometry
         self.health = DriveHealth()
-        self._lock_fd = lock_fd
+        self._store = store
+        self._fd = store.fd
         self._closed = False
-        with contextlib.ExitStack() as on_error:
-            self._registry_fd = open_preallocated(path / REGISTRY_FILE, geometry.registry_bytes)
-            on_error.callback(os.close, self._registry_fd)
-            self._fd = open_preallocated(path / SEGMENTS_FILE, geometry.data_bytes)
-            on_error.callback(os.close, self._fd)
-            with explained(path / SEGMENTS_FILE):
-                self._mapping = Mapping(mmap.mmap(self._fd, geometry.data_bytes))
-            on_error.pop_all()
         self._syncing = threading.Lock()
         self._lost: str | None = None  # why a sync failed: none will be believed after it
+        try:
+            with explained(Path(store.name)):
+                self._mapping = Mapping(mmap.mmap(self._fd, store.geometry.data_bytes))
+        except BaseException:
+            store.close()
+            raise
         self._dirty = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._flush_forever, name="memkv-drive-sync", daemon=True)
@@ -209,37 +250,9 @@ class FileDrive:
     ) -> FileDrive:
         """Opens the store in ``path``, or makes one there; grows or shrinks it to ``capacity_bytes``.
 
-        With a ``uuid`` only the store that has it is opened: where a drive has vanished its mount point is an empty
-        folder on another one.
-
-        Raises StorageError, and then has changed nothing: a foreign, unwritable, full or too small folder, a store
-        of a newer format or in use by another node, or another segment size than the store was made with.
-        A store that shrinks loses the segments that no longer fit.
+        Raises StorageError; see ``store.open_folder``.
         """
-        place = Path(path)
-        if uuid is not None:
-            refuse_other(place, uuid)
-        refuse_foreign(place)
-        refuse_full(place, planned(place, capacity_bytes, segment_bytes, RECORD_ALIGNMENT)[1])
-        with explained(place):
-            place.mkdir(parents=True, exist_ok=True)
-        lock_fd = lock(place)
-        try:
-            # Again, now that nobody else can make a store here.
-            existing, geometry = planned(place, capacity_bytes, segment_bytes, RECORD_ALIGNMENT)
-            if geometry != existing:
-                store_superblock(place, geometry)
-            try:
-                return cls(place, geometry, lock_fd)
-            except StorageError:
-                if existing is None:
-                    (place / FORMAT_FILE).unlink()
-                elif geometry != existing:
-                    store_superblock(place, existing)
-                raise
-        except BaseException:
-            os.close(lock_fd)
-            raise
+        return cls(open_folder(path, capacity_bytes, segment_bytes, RECORD_ALIGNMENT, uuid))
 
     def window(self, slot: int) -> Window:
         """The one mapping, and where the segment begins in it."""
@@ -249,17 +262,30 @@ class FileDrive:
         """Makes the pages writable in one call. Raises StorageError where the medium does not let it."""
         origin = slot * self.geometry.segment_bytes
         if not self._mapping.prepare(origin + start, origin + end):
-            reason = f"{self.path}/{SEGMENTS_FILE}: offset {origin + start} cannot be written"
+            reason = f"{self._store.name}: offset {origin + start} cannot be written"
             self.health.write_failed(reason)
             raise StorageError(reason, remedy="check the drive")
 
-    def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+    def discard(self, slot: int, start: int, end: int) -> None:
+        """Nothing to do: the page cache sees to it."""
+
+    def missing(self, extents: Sequence[Extent]) -> list[int]:
         """What is not in the page cache."""
         return self._mapping.missing(extents)
 
-    def fetch(self, extents: Sequence[tuple[int, int]]) -> list[int]:
+    def hold(self, extents: Sequence[Extent]) -> tuple[list[int], list[int]]:
+        """What is not in the page cache. A page that leaves it while it is held faults again."""
+        return self._mapping.missing(extents), []
+
+    def release(self, extents: Sequence[Extent]) -> None:
+        """Nothing to do."""
+
+    def fetch(self, extents: Sequence[Extent]) -> list[int]:
         """Has the kernel read it all side by side, and waits for it."""
         return self._mapping.fetch(extents)
+
+    def changed(self, extents: Sequence[Extent]) -> None:
+        """Nothing to do: the kernel knows its dirty pages."""
 
     def written(self) -> None:
         """Wakes the thread that syncs."""
@@ -271,7 +297,6 @@ class FileDrive:
 
     def sync(self) -> None:
         """fdatasync of the segments, now and here. Raises StorageError."""
-        file = Path(self.path or "") / SEGMENTS_FILE
         with self._syncing:
             # The kernel tells of a lost page once, and the thread may have been told.
             if self._lost is None:
@@ -279,30 +304,25 @@ class FileDrive:
                     os.fdatasync(self._fd)
                 except OSError as error:
                     self._lost = error.strerror or "it cannot be synced"
-                    self.health.write_failed(f"{file}: {self._lost}")
+                    self.health.write_failed(f"{self._store.name}: {self._lost}")
         if self._lost is not None:
-            raise StorageError(f"{file}: {self._lost}", remedy="check the drive")
+            raise StorageError(f"{self._store.name}: {self._lost}", remedy="check the drive")
 
     def registry_load(self) -> bytes:
         """The registry's bytes."""
-        with explained(Path(self.path or "") / REGISTRY_FILE):
-            return os.pread(self._registry_fd, self.geometry.registry_bytes, 0)
+        return self._store.registry_load()
 
     def registry_append(self, at: int, data: bytes) -> None:
-        """pwrite and fdatasync of the registry's own file, which does not wait for the segments."""
-        with explained(Path(self.path or "") / REGISTRY_FILE):
-            os.pwrite(self._registry_fd, data, at)
-            os.fdatasync(self._registry_fd)
+        """To the registry's own file, which does not wait for the segments."""
+        self._store.registry_append(at, data)
 
     def probe(self) -> bool:
-        """Writes the last block of the registry again, and waits until it is on the medium."""
-        at = self.geometry.registry_bytes - REGISTRY_BLOCK_BYTES
-        try:
-            os.pwrite(self._registry_fd, os.pread(self._registry_fd, REGISTRY_BLOCK_BYTES, at), at)
-            os.fdatasync(self._registry_fd)
-        except OSError:
-            return False
-        return True
+        """Writes a block of the registry again, and waits until it is on the medium."""
+        return self._store.probe()
+
+    def details(self) -> dict[str, int]:
+        """None."""
+        return {}
 
     def close(self) -> None:
         """Stops the thread, syncs what is left, unmaps and unlocks."""
@@ -317,8 +337,7 @@ class FileDrive:
             # What the page cache holds may never have reached the medium: who opens it next is to see what did.
             with contextlib.suppress(OSError):
                 os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        for fd in (self._fd, self._registry_fd, self._lock_fd):
-            os.close(fd)
+        self._store.close()
 
     def _flush_forever(self) -> None:
         while True:

@@ -12,18 +12,21 @@ from memkv_core.errors import StorageError
 from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reservation
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
+from memkv_server.engine.direct import DirectDrive
 from memkv_server.engine.drive import Drive, FileDrive, MemoryDrive
 from memkv_server.engine.durability import SETTLED, Durability, Immediate, Level, Ticket
 from memkv_server.engine.evict import SecondChance
 from memkv_server.engine.group_commit import CommitThread, GroupCommit, Wake
 from memkv_server.engine.health import DriveHealth
 from memkv_server.engine.index import Index
+from memkv_server.engine.limits import POOL_BYTES_DEFAULT
 from memkv_server.engine.namespaces import NamespaceRegistry
 from memkv_server.engine.pool import Phase, SegmentPool
 from memkv_server.engine.reader import Reader
 from memkv_server.engine.recovery import recover
 from memkv_server.engine.reservation import PutReservation, Writer
 from memkv_server.engine.segment import SEGMENT_DATA_AT
+from memkv_server.engine.store import Share, share_bytes
 from memkv_server.engine.superblock import FORMAT_VERSION
 
 
@@ -202,6 +205,7 @@ class SegmentEngine:
             "reinserted_bytes": counters.reinserted_bytes,
             "corrupt_records": counters.corrupt_records,
             "unreadable_records": counters.unreadable_records,
+            "crowded_out_records": counters.crowded_out_records,
             "recovery_seconds": counters.recovery_seconds,
             **self._durability.usage(),
             "index_bytes": index.memory_bytes,
@@ -224,6 +228,7 @@ class SegmentEngine:
                     },
                     "format_version": FORMAT_VERSION,
                     "uuid": geometry.uuid.hex(),
+                    **self._drive.details(),
                 }
             ],
             "namespaces": [self._namespace_usage(namespace) for namespace in self._namespaces],
@@ -262,24 +267,38 @@ class SegmentEngine:
 def open_engine(
     mode: str,
     path: str | os.PathLike[str] | None = None,
-    capacity_bytes: int = 0,
+    capacity_bytes: int | Share = 0,
     segment_bytes: int | None = None,
     uuid: bytes | None = None,
     *,
     level: Level = Level.RELAXED,
     notify: Callable[[], None] | None = None,
+    memory_bytes: int = POOL_BYTES_DEFAULT,
 ) -> SegmentEngine:
-    """An engine on a folder (``mode="file"``) or in memory. Raises StorageError naming the folder and the remedy.
+    """An engine on a folder (``mode="file"``), on one or a block device (``"direct"``), or in memory.
 
-    With a ``uuid`` only the store that has it is opened, and none is made. For ``level`` and ``notify`` see
-    ``SegmentEngine``.
+    ``capacity_bytes`` may be a ``Share`` of the device or of what is free around the folder. ``memory_bytes`` bounds
+    the RAM pool of mode direct. With a ``uuid`` only the store that has it is opened, and none is made. For ``level``
+    and ``notify`` see ``SegmentEngine``. Raises StorageError naming folder or device, and the remedy.
     """
     if mode == "memory":
         if level is Level.STRICT:
-            raise StorageError("memory does not outlive a loss of power", remedy="use mode file for durability strict")
+            raise StorageError(
+                "memory does not outlive a loss of power", remedy="use mode file or direct for durability strict"
+            )
+        if isinstance(capacity_bytes, Share):
+            raise StorageError("mode memory has no drive to take a share of", remedy="give the capacity in bytes")
         return SegmentEngine.open(MemoryDrive.open(capacity_bytes, segment_bytes))
-    if mode != "file":
-        raise StorageError(f"storage mode {mode!r} is unknown", remedy="use file or memory")
+    if mode not in ("file", "direct"):
+        raise StorageError(f"storage mode {mode!r} is unknown", remedy="use file, direct or memory")
     if path is None:
-        raise StorageError("mode file needs a folder", remedy="name one with the path of the drive")
-    return SegmentEngine.open(FileDrive.open(path, capacity_bytes, segment_bytes, uuid), level, notify)
+        what = "a folder" if mode == "file" else "a folder or a block device"
+        raise StorageError(f"mode {mode} needs {what}", remedy="name it with the path of the drive")
+    if isinstance(capacity_bytes, Share):
+        capacity_bytes = share_bytes(path, capacity_bytes)
+    drive: Drive
+    if mode == "file":
+        drive = FileDrive.open(path, capacity_bytes, segment_bytes, uuid)
+    else:
+        drive = DirectDrive.open(path, capacity_bytes, segment_bytes, uuid, memory_bytes=memory_bytes)
+    return SegmentEngine.open(drive, level, notify)

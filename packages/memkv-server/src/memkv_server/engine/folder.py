@@ -120,18 +120,28 @@ def refuse_other(place: Path, uuid: bytes) -> None:
         )
 
 
+def nearest_existing(place: Path) -> Path:
+    """The folder itself, or the one above it that it would be made in."""
+    while not place.exists():
+        place = place.parent
+    return place
+
+
+def held_bytes(place: Path) -> int:
+    """What the files of a store take of the filesystem."""
+    held = 0
+    for name in (FORMAT_FILE, REGISTRY_FILE, SEGMENTS_FILE):
+        with contextlib.suppress(FileNotFoundError):
+            held += (place / name).stat().st_blocks * 512
+    return held
+
+
 def refuse_full(place: Path, geometry: Geometry) -> None:
     """The filesystem must hold the whole store now, so that no write meets its end later."""
-    nearest = place
-    while not nearest.exists():
-        nearest = nearest.parent
+    nearest = nearest_existing(place)
     with explained(nearest):
         filesystem = os.statvfs(nearest)
-        held = 0
-        for name in (FORMAT_FILE, REGISTRY_FILE, SEGMENTS_FILE):
-            with contextlib.suppress(FileNotFoundError):
-                held += (place / name).stat().st_blocks * 512
-    free = filesystem.f_bavail * filesystem.f_frsize + held
+        free = filesystem.f_bavail * filesystem.f_frsize + held_bytes(place)
     if geometry.store_bytes > free:
         raise StorageError(
             f"{place}: {geometry.store_bytes} bytes are needed and {free} are free",

@@ -43,6 +43,7 @@ SYNC_INTERVAL_S: Final = 1.0
 PREPARE_BYTES_MIN: Final = 64 * KIB
 # A scan brings a segment into memory in pieces.
 SCAN_BYTES: Final = 4 * MIB
+LOAD_PARTS: Final = 64  # segment headers read side by side
 
 # Drives that fail. One unreadable spot is a miss; several in one life of a drive are its end.
 READ_ERRORS_READ_ONLY: Final = 4
@@ -51,3 +52,19 @@ RETRY_S_MIN: Final = 2.0  # between two tries to open a drive again, doubled aft
 RETRY_S_MAX: Final = 30.0
 STEADY_S: Final = 600.0  # a drive that served so long is tried at the shortest interval again
 WATCH_S: Final = 0.25
+
+# Mode direct: the RAM pool of a drive.
+POOL_BYTES_MIN: Final = 64 * MIB
+POOL_BYTES_DEFAULT: Final = 1024 * MIB  # of a node, shared by its drives
+POOL_BUSY_SHARE: Final = 0.875  # held by readers or not yet on the drive; the rest is for what the engine looks at
+POOL_UNWRITTEN_SHARE: Final = 0.5
+POOL_RECORD_SHARE: Final = 0.125  # the longest record
+POOL_SWEEP_BYTES: Final = 4 * MIB  # so much is evicted at a time
+IO_THREADS: Final = 8  # reads side by side
+READ_BYTES_MAX: Final = 1 * MIB  # of one preadv
+WRITE_BYTES_MAX: Final = 8 * MIB  # of one pwritev, which the kernel cuts up and sends side by side
+
+# Whole devices: filesystems, volumes and tables begin, or end, in what is looked at before one is taken for blank.
+DEVICE_HEAD_BYTES: Final = 1 * MIB
+DEVICE_TAIL_BYTES: Final = 128 * KIB
+FILESYSTEM_SPARE_BYTES: Final = 1 * MIB  # left of a filesystem where a capacity is 100 %

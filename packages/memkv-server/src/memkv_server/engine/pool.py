@@ -19,6 +19,7 @@ younger headers still know better.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
@@ -29,7 +30,7 @@ from typing import Final
 
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
-from memkv_server.engine.drive import SEGMENTS_FILE, Drive
+from memkv_server.engine.drive import SEGMENTS_FILE, Drive, NoRoomError
 from memkv_server.engine.durability import Durability, Immediate
 from memkv_server.engine.health import DriveState
 from memkv_server.engine.limits import PREPARE_BYTES_MIN
@@ -136,8 +137,9 @@ class SegmentPool:
 
     @property
     def record_bytes_max(self) -> int:
-        """The longest record that an empty segment holds."""
-        return self.segment_bytes - SEGMENT_DATA_AT - TRAILER_BYTES - ENTRY_BYTES
+        """The longest record that an empty segment holds, and the drive takes."""
+        held = self.segment_bytes - SEGMENT_DATA_AT - TRAILER_BYTES - ENTRY_BYTES
+        return held if self.drive.record_bytes_max is None else min(held, self.drive.record_bytes_max)
 
     @property
     def file(self) -> str:
@@ -172,11 +174,16 @@ class SegmentPool:
         if self.current is not None:
             self._prepare_expected(self.current)
 
+    def changed(self, segment: Segment, start: int, end: int) -> None:
+        """This part of a segment has changed for good."""
+        self.drive.changed([(segment.address + start, end - start)])
+
     def _prepare_expected(self, segment: Segment) -> None:
         part = min(self.expected_bytes, segment.end - segment.tail)
         if part > 0:
             self.expected_bytes -= part
-            self.prepare(segment, segment.tail + part)
+            with contextlib.suppress(NoRoomError):  # each record will ask for what it needs
+                self.prepare(segment, segment.tail + part)
 
     def prepare(self, segment: Segment, end: int) -> None:
         """Makes the segment ready to be written up to ``end``. Raises StorageError where the drive fails."""
@@ -203,6 +210,7 @@ class SegmentPool:
         at = segment.origin
         segment.memory[at : at + SEGMENT_HEADER.size] = header
         segment.memory[at + SEGMENT_STATE_AT] = SegmentState.OPEN
+        self.changed(segment, 0, SEGMENT_HEADER.size)
         segment.phase = Phase.OPEN
         segment.sequence = self.sequence
         segment.seed = segment_seed(self.drive.geometry.uuid, self.sequence)
@@ -214,6 +222,8 @@ class SegmentPool:
         return segment
 
     def _close(self, segment: Segment) -> None:
+        if segment.prepared > segment.tail:
+            self.drive.discard(segment.slot, segment.tail, segment.prepared)
         segment.phase = Phase.CLOSED
         self.closed.append(segment)
         if segment.writers == 0:
@@ -237,10 +247,12 @@ class SegmentPool:
         segment.memory[trailer_at:end] = encode_trailer(
             segment.sequence, segment.tail >> UNIT_SHIFT, entries, segment.seed
         )
+        self.changed(segment, segment.end - TRAILER_BYTES - len(entries), segment.end)
         segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.SEALED
         segment.phase = Phase.SEALED
         segment.entry_count = len(entries) // ENTRY_BYTES
         segment.entries = bytearray()
+        self.changed(segment, 0, SEGMENT_HEADER.size)
         self.durability.wrote()
 
     def evictable(self) -> bool:
@@ -258,6 +270,7 @@ class SegmentPool:
         segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
         segment.entries = bytearray()
         segment.phase = Phase.CONDEMNED
+        self.changed(segment, 0, SEGMENT_HEADER.size)
         self.durability.wrote()
         self._free_if_unused(segment)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from memkv_server.engine.base import Namespace, ReadBatch, Status
 from memkv_server.engine.counters import Counters
+from memkv_server.engine.drive import Extent
 from memkv_server.engine.evict import HEAT_BITS, HEAT_MASK, SecondChance
 from memkv_server.engine.index import (
     ADDRESS_MASK,
@@ -43,7 +44,8 @@ class ReadPlan:
     capacities: Sequence[int]
     hashes: list[bytes]
     places: list[int | None]
-    missing: list[tuple[int, int]] = field(default_factory=list)  # extents that are not in memory yet
+    held: list[Extent]  # what the drive keeps in memory for it
+    missing: list[Extent] = field(default_factory=list)  # extents that are not in memory yet
     pinned: list[Segment] = field(default_factory=list)  # until they are
     unreadable: set[int] = field(default_factory=set)  # positions
 
@@ -70,8 +72,11 @@ class Reader:
         hashes = [hash_key(key, namespace.hash) for key in keys]
         places = [shards[key_hash[0]].get(key_hash) for key_hash in hashes]
         runs = _runs(places)
-        plan = ReadPlan(namespace, keys, capacities, hashes, places)
-        missing = self._pool.drive.missing(runs)
+        missing, refused = self._pool.drive.hold(runs)
+        plan = ReadPlan(namespace, keys, capacities, hashes, places, runs)
+        if refused:
+            missing = self._hold_some(plan, missing, refused)
+            runs = plan.held
         if missing:
             plan.missing = [runs[position] for position in missing]
             slots = {place_address(place) >> self._pool.segment_shift for place in places if place is not None}
@@ -79,6 +84,32 @@ class Reader:
             for segment in plan.pinned:
                 segment.pins += 1
         return plan
+
+    def _hold_some(self, plan: ReadPlan, missing: list[int], refused: list[int]) -> list[int]:
+        """Of runs that the drive has no room for, holds the records that still fit; the others are misses.
+
+        Returns which of ``plan.held`` are missing.
+        """
+        drive, runs = self._pool.drive, plan.held
+        held = [run for position, run in enumerate(runs) if position not in refused]
+        absent = {runs[position] for position in missing}
+        outside = [runs[position] for position in refused]
+        for position, place in enumerate(plan.places):
+            if place is None:
+                continue
+            extent = place_address(place), place_length(place)
+            if not any(start <= extent[0] < start + length for start, length in outside):
+                continue
+            found, no_room = drive.hold([extent])
+            if no_room:
+                plan.places[position] = None
+                self._counters.crowded_out_records += 1
+                continue
+            held.append(extent)
+            if found:
+                absent.add(extent)
+        plan.held = held
+        return [position for position, extent in enumerate(held) if extent in absent]
 
     def fetch(self, plan: ReadPlan) -> None:
         """Brings into memory what is missing, and notes what cannot be read. Any thread may call it."""
@@ -143,7 +174,7 @@ class Reader:
             pinned[segment.slot] = segment
         for segment in pinned.values():
             segment.pins += 1
-        batch.pins.extend(pinned.values())
+        batch.pins.append((list(pinned.values()), plan.held))
         for segment in plan.pinned:
             self._pool.unpin(segment)
         return batch
@@ -158,9 +189,11 @@ class Reader:
 
     def release(self, batch: ReadBatch) -> None:
         """Unpins; a second call finds nothing to unpin."""
-        segments, batch.pins = batch.pins, []
-        for segment in segments:
-            self._pool.unpin(segment)
+        pins, batch.pins = batch.pins, []
+        for segments, held in pins:
+            self._pool.drive.release(held)
+            for segment in segments:
+                self._pool.unpin(segment)
 
     def exists(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
         """See ``Engine.exists``; from the index alone."""

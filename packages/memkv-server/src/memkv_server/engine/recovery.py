@@ -18,7 +18,7 @@ import numpy.typing as npt
 from memkv_core.limits import KEY_BYTES_MAX, META_BYTES_MAX
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.index import ADDRESS_BITS, Index
-from memkv_server.engine.limits import SCAN_BYTES
+from memkv_server.engine.limits import LOAD_PARTS, SCAN_BYTES
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
 from memkv_server.engine.segment import (
     DIGESTS,
@@ -65,7 +65,13 @@ def scan_segment(pool: SegmentPool, segment: Segment) -> Scan:
     scan = Scan()
     limit = segment.end - TRAILER_BYTES
     at: int | None = SEGMENT_DATA_AT
+    ahead = 0
     while at is not None:
+        if at >= ahead:  # in large pieces; what of it cannot be read, the record that needs it will say
+            ahead = min(at + SCAN_BYTES, segment.end)
+            piece = [(segment.address + at, ahead - at)]
+            if pool.drive.missing(piece):
+                pool.drive.fetch(piece)
         header = _record_at(pool, segment, at)
         size = header.layout(pool.alignment)[1] if header is not None else 0
         if header is None or at + size > limit:
@@ -138,6 +144,7 @@ def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
             # Given up before a younger one was opened; a power loss undid the mark.
             pool.drive.prepare(segment.slot, 0, SEGMENT_HEADER.size)
             segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
+            pool.changed(segment, 0, SEGMENT_HEADER.size)
             pool.free.append(segment)
             continue
         entries = _load(pool, segment, header, segment is found[-1][0], counters)
@@ -153,9 +160,12 @@ def _read_headers(pool: SegmentPool) -> list[tuple[Segment, SegmentHeader]]:
     """The segments that hold records, oldest first; the others are sorted into free and quarantined."""
     uuid = pool.drive.geometry.uuid
     by_sequence: dict[int, tuple[Segment, SegmentHeader]] = {}
-    headers = [(segment.address, SEGMENT_HEADER.size) for segment in pool.segments]
-    unreadable = set(pool.load(headers))
+    unreadable: set[int] = set()
     for segment in pool.segments:
+        if segment.slot % LOAD_PARTS == 0:
+            part = pool.segments[segment.slot : segment.slot + LOAD_PARTS]
+            failed = pool.load([(each.address, SEGMENT_HEADER.size) for each in part])
+            unreadable = {segment.slot + position for position in failed}
         if segment.slot in unreadable:
             _quarantine(pool, segment, "its header cannot be read")
             continue

@@ -9,6 +9,7 @@ from memkv_core.errors import InvalidArgumentError
 from memkv_server.engine.base import Namespace, Status
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
+from memkv_server.engine.drive import NoRoomError
 from memkv_server.engine.evict import HEAT_BITS
 from memkv_server.engine.index import LENGTH_SHIFT, Index, place_length
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
@@ -136,14 +137,15 @@ class Writer:
             if segment is None:
                 reservation.statuses[position] = Status.NO_SPACE
                 return
+        offset = segment.tail
+        if offset + size > segment.prepared and not self._has_memory(segment, size):
+            reservation.statuses[position] = Status.NO_SPACE
+            return
         runs = reservation.runs
         if not runs or runs[-1][0] is not segment:
-            runs.append((segment, segment.tail, segment.entry_count))
+            runs.append((segment, offset, segment.entry_count))
             segment.writers += 1
         digest = reservation.digests[position]
-        offset = segment.tail
-        if offset + size > segment.prepared:
-            pool.prepare(segment, offset + size)
         at = segment.origin + offset
         # As segment.encode_record, without the call: these lines run for every value.
         body = RECORD_BODY.pack(
@@ -162,7 +164,10 @@ class Writer:
         """Another segment with room for ``size`` bytes, at most what an empty one has; None: all are in use."""
         pool = self._pool
         while True:
-            if pool.open_next() is None and not self._cleaner.reclaim():
+            try:
+                if pool.open_next() is None and not self._cleaner.reclaim():
+                    return None
+            except NoRoomError:
                 return None
             if not pool.free and pool.expected_bytes > 0:
                 # This batch will need yet another one: made free now, while there is room to copy survivors into.
@@ -216,6 +221,7 @@ class Writer:
 
     def abort(self, reservation: PutReservation) -> None:
         """See ``Engine.abort``. What is still the end of its segment is given back to it."""
+        kept = []
         for segment, tail, entry_count in reservation.runs:
             own = [record for record in reservation.records if record[2] is segment]
             if (
@@ -225,14 +231,31 @@ class Writer:
             ):
                 # The headers of reserved records that stay behind it mislead no scan: nothing there was committed.
                 segment.tail, segment.entry_count = tail, entry_count
+            else:
+                kept += own
+        reservation.records = kept
         self._finish(reservation)
 
     def _finish(self, reservation: PutReservation) -> None:
-        runs, reservation.runs, reservation.records = reservation.runs, [], []
+        runs, reservation.runs = reservation.runs, []
+        records, reservation.records = reservation.records, []
+        if self._pool.drive.buffers_writes:
+            self._report(records)
         if runs:
             self._pool.durability.wrote()
         for segment, _, _ in runs:
             self._pool.done_writing(segment)
+
+    def _report(self, records: Sequence[tuple[int, bytes, Segment, int, int, int]]) -> None:
+        """Tells the drive what was written: all that a reservation has in a segment lies together."""
+        bounds: dict[Segment, tuple[int, int]] = {}
+        for _, _, segment, offset, size, _ in records:
+            bounds[segment] = bounds.get(segment, (offset, 0))[0], offset + size
+        for segment, (start, end) in bounds.items():
+            if segment.phase == Phase.CONDEMNED:
+                self._pool.drive.discard(segment.slot, start, end)
+            else:
+                self._pool.changed(segment, start, end)
 
     def delete(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
         """See ``Engine.delete``. READ_ONLY on a failed drive, NO_SPACE where not even a tombstone fits."""
@@ -256,10 +279,9 @@ class Writer:
         segment = pool.current
         if segment is None or not segment.has_room(size):
             segment = self._next_segment(size)
-            if segment is None:
-                return Status.NO_SPACE
+        if segment is None or not self._has_memory(segment, size):
+            return Status.NO_SPACE
         key_hash = hash_key(key, namespace.hash)
-        pool.prepare(segment, segment.tail + size)
         at = segment.origin + segment.tail
         header, check = encode_record(namespace.hash, key, b"", bytes(16), 0, 0, segment.seed)
         pool.record_sequence += 1
@@ -276,6 +298,7 @@ class Writer:
             size >> UNIT_SHIFT,
             RecordState.TOMBSTONE,
         )
+        pool.changed(segment, segment.tail, segment.tail + size)
         segment.tail += size
         segment.entry_count += 1
         place = self._index.shards[key_hash[0]].pop(key_hash, None) if found else None
@@ -283,6 +306,13 @@ class Writer:
             return Status.MISS  # or its segment was given up to make room for the tombstone
         self._index.count(namespace.hash, -1, -place_length(place))
         return Status.HIT
+
+    def _has_memory(self, segment: Segment, size: int) -> bool:
+        try:
+            self._pool.prepare(segment, segment.tail + size)
+        except NoRoomError:
+            return False
+        return True
 
 
 _COMMITTED = int(RecordState.COMMITTED)
