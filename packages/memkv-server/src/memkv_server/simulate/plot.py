@@ -121,16 +121,12 @@ def _style(scheme: int) -> str:
         f".grid {{ stroke: {color['grid']} }}",
         f".axis {{ stroke: {color['ink']} }}",
     ]
+    for name in (name for name in color if name not in ("paper", "ink", "grid")):
+        rules += [f"path.{_class(name)} {{ stroke: {color[name]} }} circle.{_class(name)} {{ fill: {color[name]} }}"]
     if scheme == 0:
-        rules += [".line { stroke-width: 1.75 }"]
-        rules += [f".line.{_class(name)} {{ stroke-dasharray: {dash} }}" for name, dash in _DASHES.items()]
-        rules += [f".line.{_class(OURS)} {{ stroke-width: 2.75 }}"]
-    rules += [
-        f".{_class(name)} {{ fill: {value}; stroke: {value} }}"
-        for name, value in color.items()
-        if name not in ("paper", "ink", "grid")
-    ]
-    return "\n".join([*rules, ".line { fill: none !important }"] if scheme == 0 else rules)
+        rules += [".line { fill: none; stroke-width: 1.75 }", f".line.{_class(OURS)} {{ stroke-width: 2.75 }}"]
+        rules += [f".{_class(name)} {{ stroke-dasharray: {dash} }}" for name, dash in _DASHES.items()]
+    return "\n".join(rules)
 
 
 def _class(name: str) -> str:
