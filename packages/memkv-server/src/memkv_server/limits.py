@@ -23,3 +23,7 @@ IDLE_POLL_S: Final = 0.5
 EVENTS_MAX: Final = 512
 STATUS_NAMESPACES_MAX: Final = 96  # shown of a lane, the largest; with names of 255 bytes they still fit a message
 CONTROL_BYTES_MAX: Final = 128 * KIB
+# Work on a drive beside its service (scrub, evacuate), in bytes a second.
+JOB_RATE_MIN: Final = 64 * KIB
+JOB_RATE_DEFAULT: Final = 100 * MIB
+JOB_RATE_MAX: Final = 1 << 40

@@ -33,6 +33,7 @@ _STORAGE_COUNTERS: Final = {
     "evicted_bytes": ("memkv_evicted_bytes", "Bytes evicted"),
     "reinserted_records": ("memkv_reinserted_records", "Records copied forward because they had been read"),
     "corrupt_records": ("memkv_corrupt_records", "Records dropped because their bytes did not match their digest"),
+    "unreadable_records": ("memkv_unreadable_records", "Records dropped because the drive did not give them back"),
     "syncs": ("memkv_syncs", "Syncs that puts and deletes waited for (group commit)"),
     "sync_requests": ("memkv_sync_requests", "Puts and deletes that waited for a sync; divided by syncs: the group"),
     "sync_seconds": ("memkv_sync_seconds", "Time in these syncs"),
@@ -152,6 +153,8 @@ def _drives(lanes: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
     state = GaugeMetricFamily("memkv_drive_state", "1 for the state the drive is in", labels=[*labels, "state"])
     capacity = GaugeMetricFamily("memkv_drive_capacity_bytes", "Hard bound of the drive", labels=labels)
     used = GaugeMetricFamily("memkv_drive_used_bytes", "Bytes taken on the drive", labels=labels)
+    errors = CounterMetricFamily("memkv_drive_errors", "Reads and writes that failed", labels=[*labels, "kind"])
+    running = GaugeMetricFamily("memkv_drive_job_running", "1 while work is done on it", labels=[*labels, "job"])
     for lane in lanes:
         for drive in lane["drives"]:
             label = [str(lane["index"]), drive["path"] or drive["mode"]]
@@ -159,7 +162,11 @@ def _drives(lanes: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
                 state.add_metric([*label, name], float(drive["state"] == name))
             capacity.add_metric(label, drive["capacity_bytes"])
             used.add_metric(label, drive["used_bytes"])
-    yield from (state, capacity, used)
+            for kind in ("read", "write"):
+                errors.add_metric([*label, kind], drive.get(f"{kind}_errors", 0))
+            if (job := drive.get("job")) is not None:
+                running.add_metric([*label, job["name"]], float(job["state"] == "running"))
+    yield from (state, capacity, used, errors, running)
 
 
 def _namespaces(namespaces: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:

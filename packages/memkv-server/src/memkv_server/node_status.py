@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _RSS: Final = re.compile(r"^(VmRSS|RssAnon|RssFile|RssShmem):\s+(\d+) kB", re.MULTILINE)
 _STORAGE_SUMS: Final = (
     "capacity_bytes", "used_bytes", "live_bytes", "records", "evicted_segments", "evicted_records", "evicted_bytes",
-    "reinserted_records", "corrupt_records", "index_bytes",
+    "reinserted_records", "corrupt_records", "unreadable_records", "index_bytes",
 )  # fmt: skip
 
 

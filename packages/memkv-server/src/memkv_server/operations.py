@@ -10,7 +10,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from memkv_core.errors import MemKVError
+from memkv_core.errors import MemKVError, StorageError
+from memkv_server.engine import DriveSet
 from memkv_server.engine.base import Engine
 
 _LOG: Final = logging.getLogger("memkv.server.lane")
@@ -18,7 +19,26 @@ _LOG: Final = logging.getLogger("memkv.server.lane")
 Operation = Callable[[Engine, Mapping[str, Any]], Mapping[str, Any]]
 """Takes the engine and the call's arguments; returns what goes back, JSON-able. Raises MemKVError to refuse."""
 
-OPERATIONS: Final[dict[str, Operation]] = {}
+
+def _drives_of(engine: Engine) -> DriveSet:
+    if not isinstance(engine, DriveSet):
+        raise StorageError("this lane has no drives", remedy="use mode file or direct")
+    return engine
+
+
+def _start_scrub(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    from memkv_server.drives.scrub import Scrub
+
+    rate = int(arguments["rate_bytes_s"])
+    job = _drives_of(engine).start_job(arguments["path"], lambda drive, notify: Scrub(drive, rate, notify))
+    return job.status()
+
+
+def _stop_job(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _drives_of(engine).stop_job(arguments["path"]).status()
+
+
+OPERATIONS: Final[dict[str, Operation]] = {"start_scrub": _start_scrub, "stop_job": _stop_job}
 
 
 def answer(engine: Engine, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from memkv_core.errors import ConfigError
 from memkv_server.cli import drive_view
 from memkv_server.cli.admin_flags import AsJson, KeyFile, Servers
-from memkv_server.cli.output import examples, note, print_json, print_table
+from memkv_server.cli.output import examples, print_json, print_table
 
 app = typer.Typer(help="Look after drives: list, check, repair, scrub, evacuate.", no_args_is_help=True)
 
@@ -27,6 +27,12 @@ _CHECK_EXAMPLES: Final = (
     "memkv drive check /srv/memkv0                       headers, footers and records",
     "memkv drive check --data --config config.yaml       every value against its digest as well, on every drive",
     "memkv drive check --repair /srv/memkv0              mend what is damaged",
+)
+
+_SCRUB_EXAMPLES: Final = (
+    "memkv drive scrub --server host-a:9901 --rate 200MiB/s    all drives of a running node",
+    "memkv drive scrub --server host-a:9901 --stop",
+    "memkv drive scrub /srv/memkv0                             offline: as check --data --repair",
 )
 
 
@@ -44,9 +50,9 @@ def list_drives(
     if paths or config is not None:
         rows = [survey_drive(path) for path in _places(paths, config)]
     else:
-        from memkv_server.cli.drive_online import list_online
+        from memkv_server.cli.drive_online import Nodes
 
-        rows = list_online(server, auth_key_file)
+        rows = Nodes(server, auth_key_file).rows()
     if as_json:
         print_json({"drives": rows})
     else:
@@ -64,35 +70,61 @@ def check_drives(
     as_json: AsJson = False,
 ) -> None:
     """Check stores that no running node has open. Exit code 1 where damage was found, or is left after --repair."""
-    from memkv_server.drives.check import check_store
-    from memkv_server.drives.image import open_image
-    from memkv_server.drives.repair import repair_store
+    from memkv_server.cli.drive_offline import check_offline
 
-    results: list[dict[str, Any]] = []
-    well = True
-    for path in _places(paths, config):
-        with open_image(path, writable=repair) as image:
-            with drive_view.progress_bar(f"check {path}") as progress:
-                check = check_store(image, data=data, progress=progress)
-            steps: list[str] = []
-            if not as_json:
-                drive_view.say_check(check)
-            if repair and not check.is_clean:
-                for step in repair_store(image, check):
-                    note(step)
-                    steps.append(step)
-                with drive_view.progress_bar(f"check {path} again") as progress:
-                    after = check_store(image, data=data, progress=progress)
-                if not as_json:
-                    drive_view.say_check(after)
-                results.append({**check.as_json(), "repaired": steps, "after": after.as_json()})
-                well = well and after.is_clean
-            else:
-                results.append(check.as_json())
-                well = well and check.is_clean
+    results = [check_offline(path, data=data, repair=repair, quiet=as_json) for path in _places(paths, config)]
     if as_json:
         print_json({"drives": results})
-    raise typer.Exit(0 if well else 1)
+    raise typer.Exit(0 if all(result.get("after", result)["clean"] for result in results) else 1)
+
+
+@app.command("scrub", epilog=examples(*_SCRUB_EXAMPLES))
+def scrub_drives(
+    paths: Annotated[
+        list[Path] | None, typer.Argument(help="Folders or devices; of a node, all where left out.")
+    ] = None,
+    config: Config = None,
+    server: Servers = None,
+    auth_key_file: KeyFile = None,
+    rate: Annotated[str | None, typer.Option(help="At most so much is read of a drive, such as 100MiB/s.")] = None,
+    stop: Annotated[bool, typer.Option("--stop", help="End the scrub that is running.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for its end.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Read every value of drives, and drop what does not match its digest. Exit code 1 where something did not.
+
+    Beside a running node with --server (or where no drive is named, MEMKV_SERVERS), offline otherwise.
+    """
+    from memkv_server.cli.drive_online import Nodes, parse_rate
+
+    rate_bytes_s = parse_rate(rate) if rate is not None else None
+    if server is None and (paths or config is not None):
+        from memkv_server.cli.drive_offline import check_offline
+
+        places = _places(paths, config)
+        results = [
+            check_offline(path, data=True, repair=True, quiet=as_json, rate_bytes_s=rate_bytes_s) for path in places
+        ]
+        if as_json:
+            print_json({"drives": results})
+        raise typer.Exit(0 if all(result["clean"] for result in results) else 1)
+    nodes = Nodes(server, auth_key_file)
+    rows = nodes.chosen(paths)
+    for row in rows:
+        row["job"] = nodes.post(row, "stop") if stop else nodes.post(row, "scrub", **_rate(rate_bytes_s))
+    if not (stop or detach):
+        with drive_view.progress_bar(f"scrub {drive_view.counted(len(rows), 'drive')}") as progress:
+            rows = nodes.wait(rows, progress)
+    if as_json:
+        print_json({"drives": rows})
+    else:
+        print_table(drive_view.job_table(rows))
+        drive_view.say_why([{**row, **row["job"]} for row in rows])
+    raise typer.Exit(0 if all(drive_view.job_is_well(row["job"], waited=not (stop or detach)) for row in rows) else 1)
+
+
+def _rate(rate_bytes_s: int | None) -> dict[str, int]:
+    return {"rate": rate_bytes_s} if rate_bytes_s is not None else {}
 
 
 def _places(paths: Sequence[Path] | None, config: Path | None) -> list[Path]:

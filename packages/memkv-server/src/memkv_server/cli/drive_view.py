@@ -58,6 +58,36 @@ def _size(count: int | None) -> str:
     return "-" if count is None else format_bytes(count)
 
 
+def job_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One line for each drive that work is done on."""
+    nodes = {row.get("node") for row in rows}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    if len(nodes) > 1:
+        table.add_column("node", overflow="fold")
+    table.add_column("path", overflow="fold", min_width=12)
+    table.add_column("job", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for name in ("done", "records", "damaged", "unreadable"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for row in rows:
+        job = row["job"]
+        colour = "green" if job["state"] in ("done", "running") else "red"
+        cells = [escape(str(row.get("node")))] if len(nodes) > 1 else []
+        damaged = job.get("damaged_records", 0) + job.get("damaged_footers", 0)
+        table.add_row(
+            *cells, escape(str(row["path"])), job["name"], f"[{colour}]{job['state']}[/]",
+            f"{format_bytes(job['bytes'])}/{format_bytes(job['bytes_total'])}", f"{job['records']:,}",
+            f"{damaged:,}", f"{job.get('unreadable_records', 0):,}",
+        )  # fmt: skip
+    return table
+
+
+def job_is_well(job: Mapping[str, Any], *, waited: bool) -> bool:
+    """Whether it found nothing, and has ended well where it was waited for."""
+    found = sum(job.get(name, 0) for name in ("damaged_records", "unreadable_records", "damaged_footers"))
+    return not found and (job["state"] == "done" or not waited)
+
+
 def say_why(rows: Sequence[Mapping[str, Any]]) -> None:
     """Below the table: what is the matter with a drive, and who has it open."""
     for row in rows:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
 from memkv_core.limits import KEY_BYTES_MAX, META_BYTES_MAX
 from memkv_server.drives.findings import Damage
-from memkv_server.drives.image import Part, UnreadableError
+from memkv_server.drives.image import UnreadableError
 from memkv_server.engine.limits import SCAN_BYTES
 from memkv_server.engine.segment import (
     DIGESTS,
@@ -43,11 +43,28 @@ Report = Callable[[Damage, int, str], None]
 """Takes a damage, its offset in the segment, and the cause in words."""
 
 
+class Source(Protocol):
+    """Where the bytes of segments come from: a ``Part`` of an image, or what has been read of a drive in use."""
+
+    @property
+    def file(self) -> str: ...
+
+    @property
+    def base(self) -> int:
+        """Where the segments begin in the file."""
+
+    def read(self, at: int, length: int) -> bytes:
+        """See ``Part.read``."""
+
+    def read_around(self, at: int, length: int) -> tuple[bytes, int]:
+        """See ``Part.read_around``."""
+
+
 @dataclass(frozen=True, slots=True)
 class SegmentPlace:
-    """One segment of an image."""
+    """One segment of a store."""
 
-    part: Part
+    part: Source
     address: int
     size: int
     alignment: int
@@ -99,11 +116,12 @@ def footer_records(entries: bytes, place: SegmentPlace, data: bool, report: Repo
     for key_hash, namespace_hash, sequence, offset, length, state in ENTRY.iter_unpack(entries):
         record = Record(key_hash, namespace_hash, sequence, offset << UNIT_SHIFT, length << UNIT_SHIFT, state)
         if state == RecordState.COMMITTED:
-            record.intact = _is_intact(record, place, data, report)
+            record.intact = record_is_intact(record, place, data, report)
         yield record
 
 
-def _is_intact(record: Record, place: SegmentPlace, data: bool, report: Report) -> bool:
+def record_is_intact(record: Record, place: SegmentPlace, data: bool, report: Report) -> bool:
+    """Whether the record that a footer names stands there; with ``data`` its value is compared with its digest."""
     try:
         header = header_at(place, record.at)
     except UnreadableError as error:

@@ -22,6 +22,7 @@ from memkv_core.errors import StorageError
 from memkv_server.engine.base import Namespace
 from memkv_server.engine.engine import SegmentEngine
 from memkv_server.engine.health import DriveState
+from memkv_server.engine.jobs import FAILED, STOPPED, Job
 from memkv_server.engine.limits import RETRY_S_MAX, RETRY_S_MIN, STEADY_S
 
 _LOG: Final = logging.getLogger(__name__)
@@ -39,6 +40,7 @@ class Bay:
         self.capacity_bytes = capacity_bytes
         self.engine: SegmentEngine | None = None
         self.failure: str | None = None
+        self.job: Job | None = None  # the last one, running or not
         self.refused: set[Namespace] = set()  # recorded on this drive under another identity
         self._open_engine = open_engine
         self._uuid: bytes | None = None  # of the store, once it has been opened
@@ -81,6 +83,8 @@ class Bay:
         """Stops serving from the drive, and tries to open it anew."""
         engine, self.engine = self.engine, None
         self.failure = failure
+        if self.job is not None:
+            self.job.end(FAILED, failure)
         if time.monotonic() - self._since_s > STEADY_S:
             self._delay_s = RETRY_S_MIN
         _LOG.error("%s: the drive is taken out of service: %s", self.path, failure)
@@ -116,6 +120,8 @@ class Bay:
     def close(self) -> None:
         """Ends the tries and closes the engine. Idempotent."""
         self._stop.set()
+        if self.job is not None:
+            self.job.end(STOPPED)
         if self._thread is not None:
             self._thread.join()
             self._thread = None

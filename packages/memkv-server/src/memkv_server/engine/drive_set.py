@@ -20,6 +20,7 @@ from memkv_server.engine.bay import Bay
 from memkv_server.engine.durability import Level, Ticket, Tickets
 from memkv_server.engine.engine import SegmentEngine, open_engine
 from memkv_server.engine.group_commit import Wake
+from memkv_server.engine.jobs import RUNNING, STOPPED, Job, Work
 from memkv_server.engine.limits import WATCH_S
 from memkv_server.engine.namespaces import make_namespace
 from memkv_server.engine.placement import homes, slot_of
@@ -245,8 +246,11 @@ class DriveSet:
             self._watch_at_s = now_s + WATCH_S
             self._watch()
         more = False
-        for engine in self._engines():
-            more = engine.tick() or more
+        for bay in self._bays:
+            if bay.engine is not None:
+                more = bay.engine.tick() or more
+            if bay.job is not None:
+                more = bay.job.tick() or more
         return more
 
     def sync(self) -> None:
@@ -258,8 +262,32 @@ class DriveSet:
         """See ``Engine``: the sums over the drives."""
         whole: dict[str, Any] = {}
         for bay in self._bays:
-            add_usage(whole, bay.engine.usage() if bay.engine is not None else {"drives": [bay.usage()]})
+            part = dict(bay.engine.usage()) if bay.engine is not None else {"drives": [bay.usage()]}
+            if bay.job is not None:
+                part["drives"] = [{**drive, "job": bay.job.status()} for drive in part["drives"]]
+            add_usage(whole, part)
         return whole
+
+    def start_job(self, path: str, make_work: Callable[[SegmentEngine, Callable[[], None]], Work]) -> Job:
+        """Begins work on the drive at ``path``; see ``jobs.py``. ``make_work`` is given its engine and the bell.
+
+        Raises StorageError where there is no such drive here, or it does not serve, or other work is done on it.
+        """
+        bay = self._bay_at(path)
+        if bay.engine is None:
+            raise StorageError(f"{path} is offline ({bay.failure})", remedy="put the drive back first")
+        if bay.job is not None and bay.job.state == RUNNING:
+            raise StorageError(f"{path}: a {bay.job.name} is running", remedy="stop it, or wait for its end")
+        bay.job = Job(make_work(bay.engine, self._wake.ring if self._wake is not None else _no_bell))
+        return bay.job
+
+    def stop_job(self, path: str) -> Job:
+        """Ends the work on the drive at ``path``. Raises StorageError where there is none."""
+        job = self._bay_at(path).job
+        if job is None or job.state != RUNNING:
+            raise StorageError(f"{path}: nothing is running", remedy="see `memkv drive list` for its drives")
+        job.end(STOPPED)
+        return job
 
     def close(self) -> None:
         """See ``Engine``."""
@@ -285,6 +313,12 @@ class DriveSet:
             (self._bays[number], places) for number, places in parts.items()
             if namespace not in self._bays[number].refused
         ]  # fmt: skip
+
+    def _bay_at(self, path: str) -> Bay:
+        for bay in self._bays:
+            if bay.path == path:
+                return bay
+        raise StorageError(f"{path} is no drive of this lane", remedy="see `memkv drive list` for its drives")
 
     def _each(
         self,
@@ -320,6 +354,10 @@ class DriveSet:
                 bay.reject(engine, str(error))
             else:
                 bay.install(engine)
+
+
+def _no_bell() -> None:
+    """Nobody sleeps who would have to be woken."""
 
 
 def _pick(values: Sequence[Any], places: list[int]) -> Sequence[Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from memkv_core.errors import StorageError
@@ -28,6 +29,16 @@ from memkv_server.engine.reservation import PutReservation, Writer
 from memkv_server.engine.segment import SEGMENT_DATA_AT
 from memkv_server.engine.store import Share, share_bytes
 from memkv_server.engine.superblock import FORMAT_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an engine is made of, for work on it beside its service (``jobs.py``), in the same thread."""
+
+    drive: Drive
+    pool: SegmentPool
+    index: Index
+    reader: Reader
 
 
 class SegmentEngine:
@@ -87,6 +98,11 @@ class SegmentEngine:
     def health(self) -> DriveHealth:
         """How the drive is doing."""
         return self._drive.health
+
+    @property
+    def parts(self) -> Parts:
+        """See ``Parts``."""
+        return Parts(self._drive, self._pool, self._index, self._reader)
 
     @property
     def uuid(self) -> bytes:
