@@ -150,5 +150,5 @@ def _progress(plan: Plan) -> Iterator[Say]:
 def _words(operation: str, index: int, outcome: Outcome | None, plan: Plan) -> str:
     if outcome is None:
         return operation
-    speed = f"{outcome.bytes_per_second / 1e9:.2f} GB/s" if operation in MOVING else _latency(outcome.quantile_s(0.5))
+    speed = f"{outcome.slice_rates()[-1] / 1e9:.2f} GB/s" if operation in MOVING else _latency(outcome.quantile_s(0.5))
     return f"{operation} {index + 1}/{plan.slices}: {speed}"
