@@ -121,7 +121,8 @@ def test_nobody_waits_where_nothing_is_held_back() -> None:
     immediate = Immediate(lambda: told.append(None))
     immediate.wrote()
     assert immediate.join() is SETTLED
-    immediate.poll()
+    immediate.settle()
+    immediate.begin()
     immediate.flush()
     immediate.close("closed")
     immediate.join_thread()

@@ -45,23 +45,27 @@ def test_the_lane_goes_on_while_the_thread_syncs(medium: Medium) -> None:
     failures: list[str] = []
     thread = CommitThread(medium.sync, medium.ended.release)
     commits = GroupCommit(thread, lambda: 42, failures.append)
-    commits.poll()
+    commits.settle()
+    commits.begin()
     assert commits.join() is SETTLED
     commits.wrote()
     first = commits.join()
     first.request_count += 1
-    commits.poll()
+    commits.settle()
+    commits.begin()
     assert medium.begun.acquire(timeout=30)
     later = []
     for _ in range(100):
         commits.wrote()
         later.append(commits.join())
         later[-1].request_count += 1
-        commits.poll()
+        commits.settle()
+        commits.begin()
     assert not is_settled(first)
     medium.go.release()
     assert medium.ended.acquire(timeout=30)
-    commits.poll()
+    commits.settle()
+    commits.begin()
     assert is_settled(first)
     assert not is_settled(later[0])
     assert commits.stamp == 43
@@ -101,11 +105,13 @@ def test_closing_lets_nobody_wait(medium: Medium) -> None:
     commits = GroupCommit(CommitThread(medium.sync, lambda: None), lambda: 1, lambda _: None)
     commits.wrote()
     ticket = commits.join()
-    commits.poll()
+    commits.settle()
+    commits.begin()
     assert medium.begun.acquire(timeout=30)
     commits.close("the drive is taken out of service")
     assert ticket.failure == "the drive is taken out of service"
-    commits.poll()
+    commits.settle()
+    commits.begin()
     commits.flush()
     medium.go.release()
     commits.join_thread()

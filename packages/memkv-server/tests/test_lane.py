@@ -245,7 +245,8 @@ def test_a_connection_that_dies_meanwhile_harms_nobody(running: Running, gate: G
     wait_for(lambda: not running.lane._context.waiting)
     engine = running.engine._bays[0].engine
     assert engine is not None
-    assert all(segment.pins == 0 for segment in engine._pool.segments)
+    segments = engine._pool.segments
+    wait_for(lambda: all(segment.pins == 0 for segment in segments))
 
 
 def test_how_much_waits_for_one_connection_is_bounded(running: Running, gate: Gate) -> None:

@@ -30,6 +30,7 @@ from memkv_server.engine.limits import (
     COPY_SLICE_BYTES,
     FREE_SEGMENTS_AHEAD,
     LOOK_BY_SHARE,
+    SEGMENT_COUNT_ROOMY,
     TICK_BUDGET_S,
 )
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
@@ -75,8 +76,18 @@ class Cleaner:
 
     @property
     def busy(self) -> bool:
-        """Whether a segment is half emptied: records of it are out of the index and would be back after a crash."""
-        return self._job is not None
+        """Whether a segment is half emptied: records of it are out of the index and would be back after a crash.
+
+        So would those of one that is not yet marked as free on the medium.
+        """
+        return self._job is not None or bool(self._pool.freeing)
+
+    @property
+    def _ahead_wanted(self) -> int:
+        """How many segments are kept free: one more where they are not free at once."""
+        pool = self._pool
+        slow = pool.durability.stamp and len(pool.segments) >= SEGMENT_COUNT_ROOMY
+        return FREE_SEGMENTS_AHEAD + 1 if slow else FREE_SEGMENTS_AHEAD
 
     def written(self, user_bytes: int) -> None:
         """Users wrote so many bytes: some of what they read may be kept for it."""
@@ -92,7 +103,7 @@ class Cleaner:
 
     def keep_pace(self) -> None:
         """Does its part of the work for what users have written into the current segment so far."""
-        while len(self._pool.free) < FREE_SEGMENTS_AHEAD and self._behind() and self._step_safely():
+        while self._pool.ahead < self._ahead_wanted and self._behind() and self._step_safely():
             pass
 
     def _step_safely(self) -> bool:
@@ -115,9 +126,19 @@ class Cleaner:
         room = current.end - self._copying_from - self._planned_bytes
         return users > 0 and self._copied_bytes * room <= self._planned_bytes * users * COPY_AHEAD_FACTOR
 
-    def reclaim(self) -> bool:
-        """Gives segments up until one is free. False, with nothing given up, where all are pinned or being written."""
+    def reclaim(self, *, wait: bool = True) -> bool:
+        """Gives segments up until one is free. False, with nothing given up, where all are pinned or being written.
+
+        One that has been given up may not be free before the drive has synced. Without ``wait`` that will do;
+        otherwise the lane waits for it: two full segments were written faster than the drive syncs.
+        """
         while not self._pool.free:
+            if self._pool.freeing:
+                if not wait:
+                    return True
+                if not self._pool.await_freed():
+                    return False
+                continue
             if self._job is None:
                 if not self._pool.evictable():
                     return False
@@ -130,7 +151,7 @@ class Cleaner:
         """One slice; False where there is nothing to do."""
         if self._job is None:
             pool = self._pool
-            if len(pool.free) >= FREE_SEGMENTS_AHEAD or not pool.closed:
+            if pool.ahead >= self._ahead_wanted or not pool.closed:
                 return False
             victim = pool.closed[0]
             if victim.phase != Phase.SEALED or victim.pins:
@@ -248,6 +269,7 @@ class Cleaner:
             header.digest_kind,
             header.value_bytes,
             target.seed,
+            self._pool.durability.stamp,
         )
         target.memory[at : at + len(encoded)] = encoded
         payload_at = header.layout(self._pool.alignment)[0]
@@ -263,6 +285,7 @@ class Cleaner:
             size >> UNIT_SHIFT,
             RecordState.COMMITTED,
         )
+        self._pool.durability.wrote()
         self._index.shards[key_hash[0]][key_hash] = pack_place(target.address + target.tail, size)
         self._pool.changed(target, target.tail, target.tail + size)
         target.tail += size

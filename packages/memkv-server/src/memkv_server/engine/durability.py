@@ -76,8 +76,11 @@ class Durability(Protocol):
     def join(self) -> Ticket:
         """The ticket of the commit that covers everything written so far."""
 
-    def poll(self) -> None:
-        """Settles what can be, and begins the next commit where somebody waits for one. Cheap."""
+    def settle(self) -> None:
+        """Settles the tickets of a commit that has ended. Cheap."""
+
+    def begin(self) -> None:
+        """Begins the next commit where somebody waits for one and none runs. Cheap."""
 
     def flush(self) -> None:
         """Returns when every ticket given out is settled. Waits for the drive."""
@@ -104,8 +107,11 @@ class Immediate:
         """One that is settled."""
         return SETTLED
 
-    def poll(self) -> None:
+    def settle(self) -> None:
         """Nothing to settle."""
+
+    def begin(self) -> None:
+        """Nothing to begin."""
 
     def flush(self) -> None:
         """Nothing to wait for."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -166,8 +167,15 @@ class SegmentEngine:
     # -- the rest ----------------------------------------------------------------------------------------------------
     def tick(self) -> bool:
         """See ``Engine``."""
-        self._durability.poll()
-        return self._cleaner.tick()
+        durability, pool = self._durability, self._pool
+        durability.settle()
+        if pool.sealing or pool.freeing:
+            with contextlib.suppress(StorageError):  # the drive has noted it, and takes no more writes
+                pool.advance()
+        durability.begin()
+        more = self._cleaner.tick()
+        durability.begin()  # for what was given up just now
+        return more
 
     def barrier(self) -> Barrier | None:
         """See ``Engine``."""
@@ -272,6 +280,8 @@ class SegmentEngine:
         """Syncs and gives the memory back. Idempotent. An open segment stays open: the next start scans it."""
         if not self._closed:
             self._durability.flush()
+            with contextlib.suppress(StorageError):  # then what is not sealed is scanned at the next start
+                self._pool.advance()
         self._closed = True
         self._durability.close("the node stops")
         self._durability.join_thread()

@@ -103,11 +103,16 @@ def store_superblock(place: Path, geometry: Geometry) -> None:
         finally:
             os.close(fd)
         fresh.rename(place / FORMAT_FILE)
-        folder_fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder_fd)
-        finally:
-            os.close(folder_fd)
+        sync_folder(place)
+
+
+def sync_folder(place: Path) -> None:
+    """Makes the names in a folder durable. Raises OSError."""
+    fd = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def refuse_other(place: Path, uuid: bytes) -> None:

@@ -80,15 +80,21 @@ class GroupCommit:
         """See ``Durability``."""
         return self._groups.join()
 
-    def poll(self) -> None:
+    def settle(self) -> None:
         """See ``Durability``."""
         self._settle(wait=False)
-        self._start()
+
+    def begin(self) -> None:
+        """See ``Durability``."""
+        groups = self._groups
+        if groups.wanted and not groups.running and not self._closed:
+            groups.begin(self._sequence())
+            self._committer.start()
 
     def flush(self) -> None:
         """See ``Durability``."""
         while not self._closed and (self._groups.running or self._groups.wanted):
-            self._start()
+            self.begin()
             self._settle(wait=True)
 
     def close(self, failure: str) -> None:
@@ -104,12 +110,6 @@ class GroupCommit:
     def usage(self) -> dict[str, Any]:
         """See ``Durability``."""
         return {"syncs": self._syncs, "sync_requests": self._requests, "sync_seconds": self._seconds}
-
-    def _start(self) -> None:
-        groups = self._groups
-        if groups.wanted and not groups.running and not self._closed:
-            groups.begin(self._sequence())
-            self._committer.start()
 
     def _settle(self, *, wait: bool) -> None:
         if not self._groups.running or self._closed:

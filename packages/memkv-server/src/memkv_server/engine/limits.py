@@ -30,6 +30,7 @@ REINSERT_SEGMENT_SHARE_MAX: Final = 0.75  # of one segment's bytes
 REINSERT_SAVED_SHARE_MAX: Final = 0.125  # of the capacity: what a time without copying may save up
 REINSERT_BAR_WINDOW_SHARE: Final = 0.3  # of the segments: how far back the worth of candidates is compared
 FREE_SEGMENTS_AHEAD: Final = 1
+SEGMENT_COUNT_ROOMY: Final = 8  # from here on one more is kept free where puts wait for the drive
 CLEAN_SLICE_RECORDS: Final = 128  # entries looked at between two looks at the clock
 COPY_SLICE_BYTES: Final = 512 * KIB  # bytes copied forward between two looks at the clock
 LOOK_BY_SHARE: Final = 0.1  # the victim's entries have been looked at when so much of the current segment is filled
@@ -41,6 +42,7 @@ SYNC_INTERVAL_S: Final = 1.0
 
 # Pages are made writable in one call, and so much ahead where values are small.
 PREPARE_BYTES_MIN: Final = 64 * KIB
+JUMP_BITS: Final = 32  # of the random distance from which a start goes on with sequence numbers of segments
 # A scan brings a segment into memory in pieces.
 SCAN_BYTES: Final = 4 * MIB
 LOAD_PARTS: Final = 64  # segment headers read side by side

@@ -8,6 +8,17 @@
                                     +----- evicted while written or pinned ----> CONDEMNED --last one gone--> FREE
     QUARANTINED: found damaged at start; neither read nor written
 
+Where puts wait for the drive (``durability.py``), so do three steps, each for the one before it to be durable. With a
+drive that has nothing to wait for they follow at once:
+
+- *Sealed late.* A footer vouches for records that a start does not read, so it is written when they are durable.
+- *Marked free late.* A segment that was given up is marked FREE when what replaces its records is durable: survivors
+  that were copied, newer values, tombstones. Until then a start must find it as it was.
+- *Used again late.* Its space is given to a new segment when the mark is durable, and the next segment is marked only
+  then: marks become durable oldest first.
+
+What waits for that counts as the free segment that is kept ahead.
+
 **Segments are given up strictly oldest first**, and everything about deletes and replacements rests on that. A
 tombstone, or a newer value, lies in a younger segment than what it hides. So when the tombstone's segment is given
 up, no older record of that key is left on the drive to come back after a restart, and the tombstone need not be kept.
@@ -31,7 +42,7 @@ from typing import Final
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
 from memkv_server.engine.drive import SEGMENTS_FILE, Drive, NoRoomError
-from memkv_server.engine.durability import Durability, Immediate
+from memkv_server.engine.durability import SETTLED, Durability, Immediate, Ticket
 from memkv_server.engine.health import DriveState
 from memkv_server.engine.limits import PREPARE_BYTES_MIN
 from memkv_server.engine.segment import (
@@ -70,6 +81,7 @@ class Segment:
         "end",
         "entries",
         "entry_count",
+        "freed",
         "memory",
         "origin",
         "phase",
@@ -97,6 +109,7 @@ class Segment:
         self.entries = bytearray()  # of committed records and tombstones, until the segment is sealed
         self.pins = 0  # read batches being sent
         self.writers = 0  # reservations being received
+        self.freed = True  # nothing on the drive needs what it held: of one that is FREE or CONDEMNED
 
     def has_room(self, size: int) -> bool:
         """Whether a record of so many bytes, and its footer entry, fit."""
@@ -129,6 +142,10 @@ class SegmentPool:
         self.segments = [Segment(slot, drive) for slot in range(geometry.segment_count)]
         self.free: deque[Segment] = deque()
         self.closed: deque[Segment] = deque()  # CLOSED and SEALED, oldest first
+        self.sealing: deque[tuple[Segment, Ticket]] = deque()  # CLOSED, full, waiting to be sealed
+        self.freeing: deque[Segment] = deque()  # CONDEMNED, oldest first, waiting to be marked and then freed
+        self._freeing_ticket = SETTLED  # what the first of them waits for
+        self._first_is_marked = False
         self.current: Segment | None = None
         self.sequence = 0  # of the newest segment
         self.record_sequence = 0  # of the newest committed record
@@ -146,6 +163,11 @@ class SegmentPool:
         """What holds the segments, for messages: a file in the drive's folder, or a device."""
         path = self.drive.path or "memory"
         return os.path.join(path, SEGMENTS_FILE) if os.path.isdir(path) else path
+
+    @property
+    def ahead(self) -> int:
+        """Segments that are free, or will be without anything being given up."""
+        return len(self.free) + len(self.freeing)
 
     @property
     def writable(self) -> bool:
@@ -205,7 +227,7 @@ class SegmentPool:
             self._close(self.current)
         segment = self.free.popleft()
         self.sequence += 1
-        oldest = self.closed[0].sequence if self.closed else self.sequence
+        oldest = self._oldest_sequence()
         header = encode_segment_header(self.sequence, oldest, int(time.time()), self.drive.geometry.uuid)
         at = segment.origin
         segment.memory[at : at + SEGMENT_HEADER.size] = header
@@ -221,6 +243,13 @@ class SegmentPool:
         self._prepare_expected(segment)
         return segment
 
+    def _oldest_sequence(self) -> int:
+        """Every segment before this one has been given up, and what replaces its records is durable."""
+        unmarked = 1 if self._first_is_marked else 0
+        if len(self.freeing) > unmarked:
+            return self.freeing[unmarked].sequence
+        return self.closed[0].sequence if self.closed else self.sequence
+
     def _close(self, segment: Segment) -> None:
         if segment.prepared > segment.tail:
             self.drive.discard(segment.slot, segment.tail, segment.prepared)
@@ -230,10 +259,20 @@ class SegmentPool:
             self.seal(segment)
 
     def seal(self, segment: Segment) -> None:
-        """Writes the footer. The state comes last: until then a start would scan the segment.
+        """Writes the footer, once all that it vouches for is durable."""
+        ticket = self.durability.join()
+        if ticket.settled:
+            self._write_footer(segment, ticket)
+        else:
+            self.sealing.append((segment, ticket))
+
+    def _write_footer(self, segment: Segment, ticket: Ticket) -> None:
+        """The state comes last: until then a start would scan the segment.
 
         On a drive that fails it stays as it is, closed: a start will scan it.
         """
+        if segment.phase != Phase.CLOSED or ticket.failure is not None:
+            return  # given up meanwhile, or the drive has failed
         entries = segment.entries
         try:
             self.drive.prepare(segment.slot, segment.end - TRAILER_BYTES - len(entries), segment.end)
@@ -267,12 +306,45 @@ class SegmentPool:
         self.drive.prepare(segment.slot, 0, SEGMENT_HEADER.size)
         oldest = self.closed.popleft()
         assert oldest is segment
-        segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
         segment.entries = bytearray()
         segment.phase = Phase.CONDEMNED
-        self.changed(segment, 0, SEGMENT_HEADER.size)
-        self.durability.wrote()
-        self._free_if_unused(segment)
+        segment.freed = False
+        if not self.freeing:
+            self._freeing_ticket = self.durability.join()
+        self.freeing.append(segment)
+        self.advance()
+
+    def advance(self) -> None:
+        """Goes on with the segments that wait for something that has become durable. Cheap.
+
+        Raises StorageError where the drive fails; they stay as they are.
+        """
+        while self.sealing and self.sealing[0][1].settled:
+            self._write_footer(*self.sealing.popleft())
+        while self.freeing and self._freeing_ticket.settled and self._freeing_ticket.failure is None:
+            segment = self.freeing[0]
+            if not self._first_is_marked:
+                self.drive.prepare(segment.slot, 0, SEGMENT_HEADER.size)
+                segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
+                self.changed(segment, 0, SEGMENT_HEADER.size)
+                self.durability.wrote()
+                self._first_is_marked = True
+            else:
+                self.freeing.popleft()
+                self._first_is_marked = False
+                segment.freed = True
+                self._free_if_unused(segment)
+            if self.freeing:
+                self._freeing_ticket = self.durability.join()
+
+    def await_freed(self) -> bool:
+        """Waits for the drive until nothing that was given up waits any more. False where the drive fails."""
+        while self.freeing:
+            self.durability.flush()
+            if self._freeing_ticket.failure is not None:
+                return False
+            self.advance()
+        return True
 
     def unpin(self, segment: Segment) -> None:
         """A read batch is done with the segment."""
@@ -289,6 +361,6 @@ class SegmentPool:
         self._free_if_unused(segment)
 
     def _free_if_unused(self, segment: Segment) -> None:
-        if segment.phase == Phase.CONDEMNED and segment.pins == 0 and segment.writers == 0:
+        if segment.phase == Phase.CONDEMNED and segment.freed and segment.pins == 0 and segment.writers == 0:
             segment.phase = Phase.FREE
             self.free.append(segment)

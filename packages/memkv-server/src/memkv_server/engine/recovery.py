@@ -4,11 +4,21 @@
 A sealed segment is indexed from its footer, with numpy: its payloads are not read. A segment without a valid footer
 (the open one, or one whose footer was damaged) is scanned from record to record, and every payload is checked
 against its digest. Where the chain of records breaks, the scan goes on at the next valid header of the same life.
+
+*A committed record whose payload does not match* is one of two things. It was acknowledged, and the medium has
+damaged it: then it is a miss, and what it replaced must not come back in its place. Or it was under way when the
+power failed, and nobody was told of it: then what it replaced is still the value. The stamps tell (``segment.py``):
+records up to the newest that is known to have been durable are of the first kind, younger ones of the second.
+
+What a start makes of the drive is on the medium before it is served: a sync first, for what a process that died left
+in the page cache, and a sync at the end, for the footers of what was scanned. Sequence numbers go on from a random
+distance, for a power loss takes back some of the last ones, and what was written under those must not pass for new.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,7 +28,7 @@ import numpy.typing as npt
 from memkv_core.limits import KEY_BYTES_MAX, META_BYTES_MAX
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.index import ADDRESS_BITS, Index
-from memkv_server.engine.limits import LOAD_PARTS, SCAN_BYTES
+from memkv_server.engine.limits import JUMP_BITS, LOAD_PARTS, SCAN_BYTES
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
 from memkv_server.engine.segment import (
     DIGESTS,
@@ -55,6 +65,8 @@ class Scan:
     """What a scan of one segment found. ``tail`` is where the chain of records ends, from the segment's start."""
 
     entries: bytearray = field(default_factory=bytearray)
+    damaged: list[tuple[RecordHeader, bytes]] = field(default_factory=list)  # and their entries, as tombstones
+    durable_sequence: int = 0  # all records up to this one are known to have been durable
     tail: int = SEGMENT_DATA_AT
     torn: bool = False  # something committed stands behind a gap: the segment must not be written to again
     corrupt_records: int = 0
@@ -92,31 +104,45 @@ def _record_at(pool: SegmentPool, segment: Segment, at: int) -> RecordHeader | N
 
 
 def _take(scan: Scan, pool: SegmentPool, segment: Segment, at: int, size: int, header: RecordHeader) -> None:
+    scan.durable_sequence = max(scan.durable_sequence, header.stamp - 1)
     if header.state == RecordState.RESERVED:
         return
     if not header.committed:
         scan.corrupt_records += 1
         return
-    state = header.state
-    if state == RecordState.COMMITTED:
+    damaged = False
+    if header.state == RecordState.COMMITTED:
         payload_at = segment.origin + at + header.layout(pool.alignment)[0]
         digest = DIGESTS.get(header.digest_kind)
-        if (
+        damaged = (
             digest is None
-            or pool.load([(segment.address + at, size)])
+            or bool(pool.load([(segment.address + at, size)]))
             or digest(segment.view[payload_at : payload_at + header.value_bytes]) != header.digest
-        ):
-            # It is gone, and what it replaced must not come back in its place.
-            scan.corrupt_records += 1
-            state = RecordState.TOMBSTONE
-    scan.entries += ENTRY.pack(
+        )
+    entry = ENTRY.pack(
         hash_key(header.key, header.namespace_hash),
         header.namespace_hash,
         header.sequence,
         at >> UNIT_SHIFT,
         size >> UNIT_SHIFT,
-        state,
+        RecordState.TOMBSTONE if damaged else header.state,
     )
+    if damaged:
+        scan.damaged.append((header, entry))
+    else:
+        scan.entries += entry
+
+
+def judge(scan: Scan, durable_sequence: int) -> None:
+    """Decides about the damaged records, see the module; ``durable_sequence`` is what the whole drive tells."""
+    for header, entry in scan.damaged:
+        if header.stamp and header.sequence > durable_sequence:
+            # It stays where it is, and must not be judged again when more is known to be durable.
+            scan.torn = True
+        else:
+            scan.corrupt_records += 1
+            scan.entries += entry
+    scan.damaged.clear()
 
 
 def _next_committed(pool: SegmentPool, segment: Segment, start: int, limit: int) -> int | None:
@@ -135,10 +161,14 @@ def _next_committed(pool: SegmentPool, segment: Segment, start: int, limit: int)
 
 
 def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
-    """Sorts every segment of a freshly opened drive into its phase and fills the index."""
+    """Sorts every segment of a freshly opened drive into its phase and fills the index.
+
+    Raises StorageError where the drive cannot be synced.
+    """
+    pool.drive.sync()
     found = _read_headers(pool)
     oldest = max((header.oldest_sequence for _, header in found), default=0)
-    tables: list[tuple[Segment, npt.NDArray[np.void]]] = []
+    held: list[_Held] = []
     for segment, header in found:
         if header.sequence < oldest:
             # Given up before a younger one was opened; a power loss undid the mark.
@@ -146,14 +176,19 @@ def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
             segment.memory[segment.origin + SEGMENT_STATE_AT] = SegmentState.FREE
             pool.changed(segment, 0, SEGMENT_HEADER.size)
             pool.free.append(segment)
-            continue
-        entries = _load(pool, segment, header, segment is found[-1][0], counters)
+        else:
+            held.append(_hold(pool, segment, header))
+    durable_sequence = max((each.durable_sequence for each in held), default=0)
+    tables: list[tuple[Segment, npt.NDArray[np.void]]] = []
+    for each in held:
+        entries = _place(pool, each, each is held[-1], durable_sequence, counters)
         if entries:
-            tables.append((segment, np.frombuffer(entries, dtype=ENTRY_DTYPE)))
-    pool.sequence = max((header.sequence for _, header in found), default=0)
+            tables.append((each.segment, np.frombuffer(entries, dtype=ENTRY_DTYPE)))
+    pool.sequence = max((header.sequence for _, header in found), default=0) + 1 + secrets.randbits(JUMP_BITS)
     if tables:
         pool.record_sequence = max(int(table["sequence"].max()) for _, table in tables)
         _fill(index, tables)
+    pool.drive.sync()
 
 
 def _read_headers(pool: SegmentPool) -> list[tuple[Segment, SegmentHeader]]:
@@ -195,31 +230,52 @@ def _quarantine(pool: SegmentPool, segment: Segment, reason: str) -> None:
     )
 
 
-def _load(
-    pool: SegmentPool, segment: Segment, header: SegmentHeader, youngest: bool, counters: Counters
+@dataclass(slots=True)
+class _Held:
+    """A segment that holds records: its footer's entries and tail, or else what a scan found."""
+
+    segment: Segment
+    header: SegmentHeader
+    footer: tuple[bytes, int] | None
+    scan: Scan
+    durable_sequence: int
+
+
+def _hold(pool: SegmentPool, segment: Segment, header: SegmentHeader) -> _Held:
+    footer = _load_footer(pool, segment) if header.state == SegmentState.SEALED else None
+    if footer is None:
+        scan = scan_segment(pool, segment)
+        return _Held(segment, header, None, scan, scan.durable_sequence)
+    # It was sealed when all that the footer vouches for was durable, and with it all that was older.
+    table = np.frombuffer(footer[0], dtype=ENTRY_DTYPE)
+    return _Held(segment, header, footer, Scan(), int(table["sequence"].max()) if len(table) else 0)
+
+
+def _place(
+    pool: SegmentPool, held: _Held, youngest: bool, durable_sequence: int, counters: Counters
 ) -> bytes | bytearray:
     """The entries of a segment, which is made the current one, sealed, or quarantined on the way."""
-    if header.state == SegmentState.SEALED:
-        footer = _load_footer(pool, segment)
-        if footer is not None:
-            segment.phase = Phase.SEALED
-            segment.entry_count = len(footer[0]) // ENTRY_BYTES
-            segment.tail = footer[1] << UNIT_SHIFT
-            pool.closed.append(segment)
-            return footer[0]
-    scan = scan_segment(pool, segment)
+    segment, scan = held.segment, held.scan
+    if held.footer is not None:
+        segment.phase = Phase.SEALED
+        segment.entry_count = len(held.footer[0]) // ENTRY_BYTES
+        segment.tail = held.footer[1] << UNIT_SHIFT
+        pool.closed.append(segment)
+        return held.footer[0]
+    judge(scan, durable_sequence)
     counters.corrupt_records += scan.corrupt_records
-    if header.state == SegmentState.SEALED and not scan.entries:
+    if held.header.state == SegmentState.SEALED and not scan.entries:
         _quarantine(pool, segment, "its footer is damaged, and no record in it is whole")
         return b""
     segment.tail = scan.tail
     segment.entries = scan.entries
     segment.entry_count = len(scan.entries) // ENTRY_BYTES
-    if youngest and header.state == SegmentState.OPEN and not scan.torn:
+    if youngest and held.header.state == SegmentState.OPEN and not scan.torn:
         segment.phase = Phase.OPEN
         segment.prepared = segment.tail & -SEGMENT_DATA_AT  # of the page with the tail there is more to come
         pool.current = segment
     else:
+        segment.phase = Phase.CLOSED
         pool.closed.append(segment)
         pool.seal(segment)
     return scan.entries
@@ -236,18 +292,19 @@ def _load_footer(pool: SegmentPool, segment: Segment) -> tuple[bytes, int] | Non
 
 
 def _fill(index: Index, tables: list[tuple[Segment, npt.NDArray[np.void]]]) -> None:
-    """Of each key the newest record counts: the highest sequence number, and of its copies the youngest."""
+    """Of each key the newest record counts: the highest sequence number, and of its copies the youngest intact one."""
     table = np.concatenate([entries for _, entries in tables])
     counts = [len(entries) for _, entries in tables]
     base_units = np.repeat(np.array([segment.address >> UNIT_SHIFT for segment, _ in tables], dtype=np.uint64), counts)
     age = np.repeat(np.arange(len(tables), dtype=np.uint32), counts)
     halves = np.ascontiguousarray(table["key_hash"]).view(">u8").reshape(-1, 2)
     high, low = halves[:, 0].astype(np.uint64), halves[:, 1].astype(np.uint64)
-    order = np.lexsort((age, table["sequence"], low, high))
+    intact = table["state"] == RecordState.COMMITTED
+    order = np.lexsort((age, intact, table["sequence"], low, high))
     high, low = high[order], low[order]
     newest = np.ones(len(order), dtype=bool)
     newest[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    chosen = order[newest & (table["state"][order] == RecordState.COMMITTED)]
+    chosen = order[newest & intact[order]]
     table, base_units = table[chosen], base_units[chosen]
     lengths = table["length"].astype(np.uint64)
     addresses = base_units + table["offset"]

@@ -27,6 +27,7 @@ from memkv_server.engine.segment import (
     RECORD_MAGIC,
     RECORD_STATE_AT,
     SEQUENCE_FACTOR,
+    STAMP_SHIFT,
     STATE_FACTOR,
     TRAILER_BYTES,
     UNIT_SHIFT,
@@ -42,12 +43,15 @@ from memkv_server.engine.segment import (
 class PutReservation:
     """Space taken for one put batch; see ``Reservation``. ``statuses[i]`` is final where ``extents[i]`` is None."""
 
-    __slots__ = ("digest_kind", "digests", "extents", "namespace", "records", "runs", "statuses")
+    __slots__ = ("digest_kind", "digests", "extents", "kind_and_stamp", "namespace", "records", "runs", "statuses")
 
-    def __init__(self, namespace: Namespace, digests: Sequence[bytes], digest_kind: int, count: int) -> None:
+    def __init__(
+        self, namespace: Namespace, digests: Sequence[bytes], digest_kind: int, count: int, stamp: int = 0
+    ) -> None:
         self.namespace = namespace
         self.digests = digests
         self.digest_kind = digest_kind
+        self.kind_and_stamp = digest_kind | stamp << STAMP_SHIFT
         self.extents: list[memoryview | None] = [None] * count
         self.statuses = bytearray(count)
         # position in the batch, key hash, segment, offset in the segment, record bytes, header check
@@ -78,7 +82,7 @@ class Writer:
         """See ``Engine.reserve``."""
         if digest_kind not in DIGESTS:
             raise InvalidArgumentError(f"digest kind {digest_kind} is unknown")
-        reservation = PutReservation(namespace, digests, digest_kind, len(keys))
+        reservation = PutReservation(namespace, digests, digest_kind, len(keys), self._pool.durability.stamp)
         if not self._pool.writable:
             reservation.statuses = bytearray([Status.READ_ONLY]) * len(keys)
             return reservation
@@ -149,7 +153,7 @@ class Writer:
         at = segment.origin + offset
         # As segment.encode_record, without the call: these lines run for every value.
         body = RECORD_BODY.pack(
-            reservation.namespace.hash, digest, length, len(meta), len(key), reservation.digest_kind
+            reservation.namespace.hash, digest, length, len(meta), len(key), reservation.kind_and_stamp
         )
         body += key + meta
         check = xxh3_64(body, segment.seed)
@@ -171,7 +175,7 @@ class Writer:
                 return None
             if not pool.free and pool.expected_bytes > 0:
                 # This batch will need yet another one: made free now, while there is room to copy survivors into.
-                self._cleaner.reclaim()
+                self._cleaner.reclaim(wait=False)
             if pool.current is not None and pool.current.has_room(size):
                 return pool.current
 
@@ -263,7 +267,6 @@ class Writer:
             return bytes([Status.READ_ONLY]) * len(keys)
         self._reader.load([hash_key(key, namespace.hash) for key in keys])
         statuses = bytes([self._delete(namespace, key) for key in keys])
-        self._pool.durability.wrote()
         self._cleaner.keep_pace()
         return statuses
 
@@ -283,7 +286,7 @@ class Writer:
             return Status.NO_SPACE
         key_hash = hash_key(key, namespace.hash)
         at = segment.origin + segment.tail
-        header, check = encode_record(namespace.hash, key, b"", bytes(16), 0, 0, segment.seed)
+        header, check = encode_record(namespace.hash, key, b"", bytes(16), 0, 0, segment.seed, pool.durability.stamp)
         pool.record_sequence += 1
         sequence = pool.record_sequence
         segment.memory[at : at + len(header)] = header
@@ -301,6 +304,7 @@ class Writer:
         pool.changed(segment, segment.tail, segment.tail + size)
         segment.tail += size
         segment.entry_count += 1
+        pool.durability.wrote()
         place = self._index.shards[key_hash[0]].pop(key_hash, None) if found else None
         if place is None:
             return Status.MISS  # or its segment was given up to make room for the tombstone

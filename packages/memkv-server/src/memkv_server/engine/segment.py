@@ -70,8 +70,8 @@ _SEGMENT_CHECKED: Final = struct.Struct("<8sQQQ")
 #     +---------+----------+-------+--------------+----------------+----------------+
 #     32               40           56              60            62            64      65       72
 #     +----------------+------------+---------------+-------------+-------------+-------+-------+
-#     | namespace hash | digest     | value length  | meta length | key length  | kind  | zeros |   body
-#     | u64            | 16 B       | u32           | u16         | u16         | u8    |       |
+#     | namespace hash | digest     | value length  | meta length | key length  | kind  | stamp |   body
+#     | u64            | 16 B       | u32           | u16         | u16         | u8    | 7 B   |
 #     +----------------+------------+---------------+-------------+-------------+-------+-------+
 #     | key            | meta            | zeros to the alignment                             |   body
 #     +----------------+-----------------+----------------------------------------------------+
@@ -82,10 +82,17 @@ _SEGMENT_CHECKED: Final = struct.Struct("<8sQQQ")
 # can always step over a record. ``sequence`` and ``commit check`` are written when the record is committed, and
 # after them the state, a single byte: a process that dies between any two instructions leaves a record that is
 # either reserved or committed. The key's hash is not stored: it follows from namespace hash and key.
+#
+# ``stamp`` is 0 in durability "relaxed". In "strict" it is one more than the sequence of the newest record that was
+# known to be on the medium when this one was reserved. After a power loss the stamps that are found tell a record
+# that was acknowledged and is damaged from one that was under way, see ``recovery.py``.
 RECORD_MAGIC: Final = 0x524B4D02  # in memory: 02 'M' 'K' 'R'
 RECORD_FRONT: Final = struct.Struct("<IB3xQQQ")
-RECORD_BODY: Final = struct.Struct("<Q16sIHHB7x")
+RECORD_BODY: Final = struct.Struct("<Q16sIHHQ")  # the last: kind | stamp << STAMP_SHIFT
 RECORD_HEADER: Final = struct.Struct("<IB3xQQQQ16sIHHB7x")
+STAMP_SHIFT: Final = 8
+_STAMP: Final = struct.Struct("<Q")
+_STAMP_AT: Final = 64
 RECORD_COMMIT: Final = struct.Struct("<QQ")  # sequence and commit check, at RECORD_COMMIT_AT
 RECORD_STATE_AT: Final = 4
 RECORD_COMMIT_AT: Final = 8
@@ -184,6 +191,7 @@ class RecordHeader:
     value_bytes: int
     key: bytes
     meta: bytes
+    stamp: int = 0
 
     @property
     def committed(self) -> bool:
@@ -198,13 +206,21 @@ class RecordHeader:
 
 
 def encode_record(
-    namespace_hash: int, key: bytes, meta: bytes, digest: bytes, digest_kind: int, value_bytes: int, seed: int
+    namespace_hash: int,
+    key: bytes,
+    meta: bytes,
+    digest: bytes,
+    digest_kind: int,
+    value_bytes: int,
+    seed: int,
+    stamp: int = 0,
 ) -> tuple[bytes, int]:
     """The header of a reserved record up to the end of its meta, and its header check.
 
     The put path holds these lines inlined (``reservation.py``); a test keeps the two equal.
     """
-    body = RECORD_BODY.pack(namespace_hash, digest, value_bytes, len(meta), len(key), digest_kind) + key + meta
+    kind = digest_kind | stamp << STAMP_SHIFT
+    body = RECORD_BODY.pack(namespace_hash, digest, value_bytes, len(meta), len(key), kind) + key + meta
     check = xxh3_64(body, seed)
     return RECORD_FRONT.pack(RECORD_MAGIC, RecordState.RESERVED, 0, 0, check) + body, check
 
@@ -233,6 +249,7 @@ def decode_record(memory: mmap | bytes, at: int, end: int, seed: int) -> RecordH
         value_bytes=value_bytes,
         key=memory[key_at:meta_at],
         meta=memory[meta_at : meta_at + meta_bytes],
+        stamp=_STAMP.unpack_from(memory, at + _STAMP_AT)[0] >> STAMP_SHIFT,
     )
 
 

@@ -36,6 +36,7 @@ from memkv_server.engine.folder import (
     refuse_full,
     refuse_other,
     store_superblock,
+    sync_folder,
 )
 from memkv_server.engine.limits import DEVICE_HEAD_BYTES, DEVICE_TAIL_BYTES, FILESYSTEM_SPARE_BYTES
 from memkv_server.engine.superblock import (
@@ -161,7 +162,10 @@ def open_folder(
     refuse_foreign(place)
     refuse_full(place, planned(place, capacity_bytes, segment_bytes, alignment)[1])
     with explained(place):
-        place.mkdir(parents=True, exist_ok=True)
+        if not place.exists():
+            place.mkdir(parents=True)
+            with contextlib.suppress(PermissionError):  # one may make folders where one may not look
+                sync_folder(place.parent)
     with contextlib.ExitStack() as on_error:
         lock_fd = lock(place)
         on_error.callback(os.close, lock_fd)
@@ -177,6 +181,11 @@ def open_folder(
         if direct:
             os.close(segments_fd)
             segments_fd = _open_direct(place / SEGMENTS_FILE)
+        on_error.callback(os.close, segments_fd)
+        with explained(place):  # or a loss of power takes the files away, with all that was synced into them
+            os.fsync(registry_fd)
+            os.fsync(segments_fd)
+            sync_folder(place)
         on_error.pop_all()
     name = str(place / SEGMENTS_FILE)
     return Store(str(place), name, geometry, segments_fd, 0, registry_fd, 0, (lock_fd,))
