@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from memkv_core.wire import DigestKind, Status
 
 MISS, HIT, PRESENT = Status.MISS, Status.HIT, Status.PRESENT
 _TRIES = 200
+_BARRIER_S = 60.0
 
 
 def put(
@@ -32,7 +34,10 @@ def put(
     metas: Sequence[bytes] | None = None,
     received: Mapping[bytes, bytes] | None = None,
 ) -> bytes:
-    """Puts a batch as a lane does. ``received`` replaces what arrives, under the digests of ``values``."""
+    """Puts a batch as a lane does, until it is acknowledged.
+
+    ``received`` replaces what arrives, under the digests of ``values``.
+    """
     keys = list(values)
     digests = [digest([memoryview(value)], kind) for value in values.values()]
     lengths = [len(value) for value in values.values()]
@@ -41,7 +46,21 @@ def put(
         if extent is not None:
             assert extent.nbytes == len(values[key]), "an extent is exactly as long as announced"
             extent[:] = (received or values)[key]
-    return bytes(engine.commit(reservation))
+    statuses = bytes(engine.commit(reservation))
+    if await_barrier(engine):
+        return statuses
+    return bytes(Status.READ_ONLY if status in (HIT, PRESENT) else status for status in statuses)
+
+
+def await_barrier(engine: Any) -> bool:
+    """Ticks, as a lane's loop does, until the commit or delete that was made last may be answered; whether it holds."""
+    barrier = engine.barrier()
+    deadline_s = time.monotonic() + _BARRIER_S
+    while barrier is not None and not barrier.settled:
+        assert time.monotonic() < deadline_s, "a barrier settles in a tick"
+        engine.tick()
+        time.sleep(0)
+    return barrier is None or barrier.failure is None
 
 
 def put_surely(engine: Any, namespace: Any, key: bytes, value: bytes) -> None:
