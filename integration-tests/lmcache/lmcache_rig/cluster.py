@@ -23,9 +23,9 @@ CHUNK_BYTES = 1024 * 1024
 class Cluster:
     """``env``: the MEMKV_* variables of a client. ``nodes``: address, admin address and pid of each node."""
 
-    def __init__(self, folder: Path, *, nodes: int = 1, capacity: str = "512MiB") -> None:
+    def __init__(self, folder: Path, *, nodes: int = 1, capacity: str = "512MiB", mode: str = "file") -> None:
         self.folder = folder
-        self._flags = ["--nodes", str(nodes), "--port", "0", "--capacity", capacity]
+        self._flags = ["--nodes", str(nodes), "--port", "0", "--capacity", capacity, "--mode", mode]
         self.env: dict[str, str] = {}
         self.nodes: list[dict[str, Any]] = []
         self.up()

@@ -12,7 +12,7 @@ from memkv_core.guard import Guard
 from memkv_lmcache import tasks
 from memkv_lmcache.deadline import Deadline
 from memkv_lmcache.standins import EventNotifier
-from memkv_lmcache.tasks import Results, Workers
+from memkv_lmcache.tasks import Results, Workers, spans
 
 
 @pytest.fixture
@@ -101,3 +101,38 @@ def test_a_full_queue_settles_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     until(lambda: len(settled) == 3)
     made.stop()
     assert made.join(10)
+
+
+def test_parts_settle_once_in_order_and_misses_among_them(workers: Workers) -> None:
+    settled: list[list[int]] = []
+    last = threading.Event()
+
+    def first(_: Deadline) -> int:
+        assert last.wait(10)
+        return 1
+
+    def third(_: Deadline) -> int:
+        last.set()
+        return 3
+
+    def fails(_: Deadline) -> int:
+        return 1 // 0
+
+    workers.submit_parts([first, fails, third], settled.append, lambda: -1, Deadline(10_000))
+    until(lambda: bool(settled))
+    workers.submit_parts([third], settled.append, lambda: -1, Deadline(0))
+    until(lambda: len(settled) == 2)
+    assert settled == [[1, -1, 3], [-1]]
+
+
+@pytest.mark.parametrize(
+    ("items", "size", "parts"),
+    [(0, 0, 1), (1, 1 << 30, 1), (64, 64, 1), (64, 16 << 20, 4), (64, 1 << 30, 8), (3, 1 << 30, 3), (9, 80 << 20, 8)],
+)
+def test_spans_cover_a_batch_in_equal_parts(items: int, size: int, parts: int) -> None:
+    cut = spans(items, size, part_bytes_min=4 << 20, parts_max=8)
+    assert len(cut) == parts
+    batch = list(range(items))
+    assert [each for span in cut for each in batch[span]] == batch
+    lengths = [span.stop - span.start for span in cut]
+    assert max(lengths) - min(lengths) <= 1

@@ -14,9 +14,11 @@ CALL_TIMEOUT_MS_MAX: Final = 30_000
 LOOKUP_SHARE: Final = 0.8  # of LMCache's lookup_timeout_ms: the answer must travel too
 
 # Threads that move chunks, for each of store and load; lookups have threads of their own.
-IO_THREADS_COUNT: Final = 4
+IO_THREADS_COUNT: Final = 8
 IO_THREADS_COUNT_MAX: Final = 64
 LOOKUP_THREADS_COUNT: Final = 2
+# A store or load of more than this is moved by several of them at once, each its part, no smaller than this.
+PART_BYTES_MIN: Final = 4 * 1024 * 1024
 
 # Tasks that wait for a thread, and results that nobody has asked for yet (an aborted prefetch never asks).
 TASKS_QUEUED_COUNT_MAX: Final = 65_536

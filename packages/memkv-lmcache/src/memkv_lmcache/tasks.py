@@ -8,13 +8,15 @@ does: LMCache's controllers wait for a result without any deadline of their own.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import queue
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from memkv_core.guard import Guard
@@ -74,6 +76,13 @@ class Results(Generic[R]):
                 self._notifier.close()
 
 
+def spans(item_count: int, byte_count: int, *, part_bytes_min: int, parts_max: int) -> list[slice]:
+    """Cuts a batch of items of one size, ``byte_count`` together, into equal parts for as many threads. Pure."""
+    count = max(1, min(item_count, parts_max, byte_count // part_bytes_min))
+    ends = [item_count * part // count for part in range(count + 1)]
+    return [slice(start, end) for start, end in itertools.pairwise(ends)]
+
+
 @dataclass(slots=True)
 class _Task:
     work: Callable[[Deadline], Any]
@@ -116,6 +125,27 @@ class Workers:
                     _LOG.warning(self._name, "more than %d %s tasks wait: misses", TASKS_QUEUED_COUNT_MAX, self._name)
         settle(miss())
 
+    def submit_parts(
+        self,
+        works: Sequence[Callable[[Deadline], R]],
+        settle: Callable[[list[R]], None],
+        miss: Callable[[], R],
+        deadline: Deadline,
+    ) -> None:
+        """One task in parts, on as many threads: ``settle`` with all results, in order, once the last part ended."""
+        results: dict[int, R] = {}
+        lock = threading.Lock()
+
+        def settle_part(index: int, result: R) -> None:
+            with lock:
+                results[index] = result
+                complete = len(results) == len(works)
+            if complete:
+                settle([results[each] for each in range(len(works))])
+
+        for index, work in enumerate(works):
+            self.submit(work, partial(settle_part, index), miss, deadline)
+
     def stop(self) -> None:
         """Settles what waits as misses; what runs comes to its end by itself. Call ``join`` then. Idempotent."""
         with self._lock:
@@ -143,6 +173,10 @@ class Workers:
     def alive(self) -> bool:
         """Whether tasks are worked on."""
         return not self._stopping.is_set() and all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def thread_count(self) -> int:
+        return len(self._threads)
 
     @property
     def waiting_count(self) -> int:
