@@ -103,7 +103,8 @@ def test_a_full_queue_settles_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert made.join(10)
 
 
-def test_parts_settle_once_in_order_and_misses_among_them(workers: Workers) -> None:
+def test_parts_settle_once_in_order_and_misses_among_them() -> None:
+    workers = Workers("parts", 3, Guard("memkv_lmcache.test"))
     settled: list[list[int]] = []
     last = threading.Event()
 
@@ -123,6 +124,8 @@ def test_parts_settle_once_in_order_and_misses_among_them(workers: Workers) -> N
     workers.submit_parts([third], settled.append, lambda: -1, Deadline(0))
     until(lambda: len(settled) == 2)
     assert settled == [[1, -1, 3], [-1]]
+    workers.stop()
+    assert workers.join(10)
 
 
 @pytest.mark.parametrize(
