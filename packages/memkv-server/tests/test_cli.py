@@ -150,9 +150,12 @@ def test_start_with_a_capacity_that_is_none(refused: Refused, credentials: Any, 
     assert re.search("capacity|bytes", refused(*start(credentials, f"--capacity={capacity}")))
 
 
-def test_start_in_a_mode_of_a_later_release(refused: Refused, credentials: Any, tmp_path: Path) -> None:
-    line = refused(*start(credentials, "--mode", "direct", "--path", str(tmp_path / "data")))
-    assert "direct comes in a later release" in line
+def test_mode_direct_on_a_filesystem_in_memory_is_refused_in_one_line(refused: Refused, credentials: Any) -> None:
+    if not Path("/dev/shm").is_mount():
+        pytest.skip("/dev/shm is no tmpfs here")
+    line = refused(*start(credentials, "--mode", "direct", "--path", "/dev/shm/memkv-test-cli"))
+    assert "is on a tmpfs, which is memory and has no O_DIRECT; use mode memory, or name a folder on a drive" in line
+    assert not Path("/dev/shm/memkv-test-cli").exists()
 
 
 def forged(authority: Authority, claims: dict[str, Any]) -> str:

@@ -132,14 +132,43 @@ def test_durability_is_relaxed_unless_it_is_said(tmp_path: Path, monkeypatch: py
     assert shown["storage.durability"] == ("strict", "MEMKV_SERVER_STORAGE__DURABILITY")
 
 
+def test_a_capacity_in_per_cent_is_of_each_drive(tmp_path: Path) -> None:
+    text = (
+        f"network: {{auth_key: '{KEY}'}}\n"
+        "storage: {mode: direct, capacity: 50%, drives: [{path: /dev/sdx, capacity: 100%}, {path: /b}]}\n"
+        "memory: {max_size: 4GiB}\n"
+    )
+    config = load(tmp_path, text).checked()
+    messages = [start_message(config, lane) for lane in range(2)]
+    assert [message["drives"] for message in messages] == [
+        [{"path": "/dev/sdx", "capacity_bytes": 0, "capacity_percent": 100.0}],
+        [{"path": "/b", "capacity_bytes": 0, "capacity_percent": 50.0}],
+    ]
+    assert [message["memory_bytes"] for message in messages] == [2 * GIB, 2 * GIB]
+    shown = {row.name: row.value for row in config.explain()}
+    assert (shown["storage.capacity"], shown["storage.drives[0].capacity"]) == ("50%", "100%")
+    assert shown["memory.max_size"] == str(4 * GIB)
+
+
+def test_the_ram_pool_from_the_environment_and_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start_message(ServerConfig.load(None, {}), 0)["memory_bytes"] is None
+    monkeypatch.setenv("MEMKV_SERVER_MEMORY__MAX_SIZE", "256MiB")
+    assert ServerConfig.load(None, {}).memory.max_size == GIB // 4
+
+
 BAD_VALUES = [
     ("netwrok: {}", "unknown setting 'netwrok'; did you mean 'network'? accepted: network, storage"),
     ("network: {adress: x}", "unknown setting 'network.adress'; did you mean 'address'?"),
     ("storage: {drives: [{path: /a, size: 1}]}", "unknown setting 'storage.drives[0].size'"),
-    ("storage: {mode: direct}", "storage.mode = 'direct'"),
-    ("storage: {mode: direct}", "direct comes in a later release"),
+    ("storage: {mode: floppy}", "storage.mode = 'floppy'"),
+    ("storage: {mode: floppy}", "accepted: file | direct | memory"),
     ("storage: {capacity: lots}", "storage.capacity = 'lots': it is no size; accepted: bytes, or 512MiB"),
-    ("storage: {capacity: 0}", "storage.capacity = 0"),
+    ("storage: {capacity: 0}", "storage.capacity = 0: it is not above zero"),
+    ("storage: {capacity: 101%}", "storage.capacity = '101%': it is no share; accepted: 1% to 100%"),
+    ("storage: {capacity: most%}", "storage.capacity = 'most%': it is no share"),
+    ("storage: {drives: [{path: /a, capacity: [1]}]}", "storage.drives[0].capacity = a list: it is no size"),
+    ("memory: {max_size: lots}", "memory.max_size = 'lots': it is no size"),
+    ("memory: {maxsize: 1GiB}", "unknown setting 'memory.maxsize'; did you mean 'max_size'?"),
     ("storage: {drives: /a}", "storage.drives"),
     ("storage: 7", "storage = 7"),
     ("storage: {durability: none}", "storage.durability = 'none'"),
@@ -167,6 +196,12 @@ BAD_COMBINATIONS: list[tuple[dict[str, Any], str]] = [
     ({"storage": {"mode": "memory"}}, "storage.capacity is not set"),
     ({"storage": {"mode": "memory", "capacity": 1, "durability": "strict"}}, "strict is not possible in mode memory"),
     ({"storage": {"mode": "memory", "capacity": 1, "drives": [{"path": "/a"}]}}, "takes no drives"),
+    ({"storage": {"mode": "memory", "capacity": "50%"}}, "50% is a share of a drive, and mode memory has none"),
+    ({"storage": {"capacity": 1, "drives": [{"path": "/a"}]}, "memory": {"max_size": 1}}, "mode file has no RAM pool"),
+    (
+        {"storage": {"capacity": 9, "drives": [{"path": "/a", "capacity": "50%"}, {"path": "/b"}]}},
+        "storage.capacity is 9 bytes, and a drive's is 50%",
+    ),
     ({"storage": {"capacity": 9, "drives": [{"path": "/a"}, {"path": "/a/b"}]}}, "drives /a and /a/b overlap"),
     ({"storage": {"capacity": 9, "drives": [{"path": "/a"}, {"path": "/a/../a"}]}}, "overlap"),
     ({"storage": {"capacity": 1, "drives": [{"path": "/a", "capacity": 2}]}}, "add up to 2"),

@@ -17,11 +17,11 @@ import pytest
 
 from memkv_core.errors import StorageError
 from memkv_core.testing.engine_tests import EngineTests, block, differing, get, put
+from memkv_server.capacity import Share
 from memkv_server.engine import Namespace, SegmentEngine, Status, open_engine
 from memkv_server.engine import direct as direct_module
 from memkv_server.engine.direct import DirectDrive
 from memkv_server.engine.drive import SEGMENTS_FILE
-from memkv_server.engine.store import Share
 
 MIB = 1 << 20
 CAPACITY = 32 * MIB

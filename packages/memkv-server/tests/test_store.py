@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from memkv_core.errors import StorageError
+from memkv_server.capacity import Share
 from memkv_server.engine import store as store_module
 from memkv_server.engine.store import (
     DIRECT_ALIGNMENT,
-    Share,
     Store,
     is_device,
     open_device,

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PlainValidator, SecretStr, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from memkv_core.address import Address, parse_address
@@ -26,11 +26,11 @@ from memkv_core.errors import ConfigError
 from memkv_core.limits import LANES_MAX
 from memkv_core.log import protect
 from memkv_core.settings import SettingProblem
+from memkv_server.capacity import SIZE, SIZE_OR_SHARE, Share, parse_capacity
 from memkv_server.keyfile import ACCEPTED, resolve_key
 from memkv_server.settings import ENV_PREFIX, SectionedSettings
 
 DATA_PORT: Final = 9900
-_SIZE: Final = "bytes, or 512MiB, 4GiB, 2TiB"
 _LISTEN: Final = "host:port, such as 0.0.0.0:9900; port 0 takes a free one"
 
 
@@ -49,6 +49,7 @@ def _auth_key(value: object) -> SecretStr:
     return SecretStr(key)
 
 
+Capacity = Annotated[int | Share, PlainValidator(parse_capacity)]
 AddressText = Annotated[str, BeforeValidator(_address)]
 AuthKey = Annotated[SecretStr, BeforeValidator(_auth_key)]
 
@@ -76,23 +77,27 @@ class NetworkConfig(_Section):
 
 
 class DriveConfig(_Section):
-    """One drive: a folder on it, and how much of it MemKV may fill."""
+    """One drive: a folder on it, or in mode direct the device itself, and how much of it MemKV may fill."""
 
-    path: Path = Field(description="a folder")
-    capacity: ByteSize | None = Field(default=None, gt=0, description=_SIZE)
+    path: Path = Field(description="a folder, or a block device in mode direct")
+    capacity: Capacity | None = Field(default=None, description=SIZE_OR_SHARE)
 
 
 class StorageConfig(_Section):
     """What holds the blocks. Drives without a capacity share evenly what the others leave of ``capacity``."""
 
-    mode: Literal["file", "memory"] = Field(
-        default="file", description="file | memory (direct comes in a later release)"
-    )
-    drives: tuple[DriveConfig, ...] = Field(default=(), description="a list of {path: FOLDER, capacity: SIZE}")
-    capacity: ByteSize | None = Field(default=None, gt=0, description=_SIZE)
-    segment_size: ByteSize | None = Field(default=None, gt=0, description=_SIZE)
+    mode: Literal["file", "direct", "memory"] = Field(default="file", description="file | direct | memory")
+    drives: tuple[DriveConfig, ...] = Field(default=(), description="a list of {path: PLACE, capacity: SIZE}")
+    capacity: Capacity | None = Field(default=None, description=SIZE_OR_SHARE)
+    segment_size: ByteSize | None = Field(default=None, gt=0, description=SIZE)
     # What an acknowledged put survives: the death of the process, or the loss of power. See docs/durability.md.
     durability: Literal["relaxed", "strict"] = Field(default="relaxed", description="relaxed | strict")
+
+
+class MemoryConfig(_Section):
+    """What mode direct may take of the machine's memory, instead of the page cache. Its drives share it evenly."""
+
+    max_size: ByteSize | None = Field(default=None, gt=0, description=SIZE)
 
 
 class LimitsConfig(_Section):
@@ -127,6 +132,7 @@ class ServerConfig(SectionedSettings):
 
     network: NetworkConfig = NetworkConfig()
     storage: StorageConfig = StorageConfig()
+    memory: MemoryConfig = MemoryConfig()
     lanes: int | None = Field(default=None, ge=1, le=LANES_MAX, description=f"lane processes, 1 to {LANES_MAX}")
     license: str | None = Field(
         default=None, min_length=1, description="a license token, or the path of a license file"
@@ -167,20 +173,31 @@ class ServerConfig(SectionedSettings):
         return self.lanes or max(1, len(self.storage.drives))
 
     def drives_of(self, lane: int) -> list[dict[str, Any]]:
-        """``[{"path", "capacity_bytes"}]`` of a lane: drives are dealt round robin; none in mode memory."""
-        drives = self.storage.drives
-        shares = _capacities(self.storage)
-        return [
-            {"path": str(drive.path.absolute()), "capacity_bytes": share}
-            for index, (drive, share) in enumerate(zip(drives, shares, strict=True))
-            if index % self.lane_count == lane
-        ]
+        """``[{"path", "capacity_bytes"}]`` of a lane: drives are dealt round robin; none in mode memory.
+
+        Where a capacity is in per cent, ``capacity_percent`` says it and the bytes, not known yet, are 0.
+        """
+        drives = []
+        for index, (drive, capacity) in enumerate(zip(self.storage.drives, _capacities(self.storage), strict=True)):
+            if index % self.lane_count != lane:
+                continue
+            entry: dict[str, Any] = {"path": str(drive.path.absolute()), "capacity_bytes": capacity}
+            if isinstance(capacity, Share):
+                entry |= {"capacity_bytes": 0, "capacity_percent": capacity.percent}
+            drives.append(entry)
+        return drives
+
+    @property
+    def drive_memory_bytes(self) -> int | None:
+        """What each drive of mode direct may take of ``memory.max_size``; None: the default."""
+        max_size = self.memory.max_size
+        return int(max_size) // max(1, len(self.storage.drives)) if max_size is not None else None
 
     def capacity_of(self, lane: int) -> int:
         """Bytes of one lane: those of its drives, or in mode memory an even share of the node's."""
         if self.storage.mode == "memory":
-            assert self.storage.capacity is not None
-            return int(self.storage.capacity) // self.lane_count
+            assert isinstance(self.storage.capacity, int)
+            return self.storage.capacity // self.lane_count
         return sum(drive["capacity_bytes"] for drive in self.drives_of(lane))
 
 
@@ -190,14 +207,25 @@ def _check_together(config: ServerConfig) -> None:
         raise ConfigError(
             "network.auth_key is not set", remedy="make a key with `memkv keygen` and give it to every node and client"
         )
+    if config.memory.max_size is not None and storage.mode != "direct":
+        raise ConfigError(
+            f"memory.max_size is set, and mode {storage.mode} has no RAM pool",
+            remedy="remove it, or use mode direct (mode memory is bounded by storage.capacity)",
+        )
     if storage.mode == "memory":
         if storage.drives:
             raise ConfigError("storage.mode memory takes no drives", remedy="remove storage.drives, or use mode file")
         if storage.capacity is None:
             raise ConfigError("storage.capacity is not set", remedy="set it, for example to 4GiB")
+        if isinstance(storage.capacity, Share):
+            raise ConfigError(
+                f"storage.capacity {storage.capacity} is a share of a drive, and mode memory has none",
+                remedy="give it in bytes, for example 4GiB",
+            )
         if storage.durability == "strict":
             raise ConfigError(
-                "storage.durability strict is not possible in mode memory", remedy="use mode file, or relaxed"
+                "storage.durability strict is not possible in mode memory",
+                remedy="use mode file or direct, or relaxed",
             )
         return
     if not storage.drives:
@@ -223,25 +251,45 @@ def _check_paths(paths: Sequence[Path]) -> None:
         seen[real] = path
 
 
-def _capacities(storage: StorageConfig) -> list[int]:
-    """The capacity of each drive in bytes."""
-    named = sum(int(drive.capacity) for drive in storage.drives if drive.capacity is not None)
+def _capacities(storage: StorageConfig) -> list[int | Share]:
+    """The capacity of each drive."""
+    named = [drive.capacity for drive in storage.drives if drive.capacity is not None]
     unnamed = [drive for drive in storage.drives if drive.capacity is None]
-    share = 0
-    if unnamed:
-        if storage.capacity is None:
-            raise ConfigError(
-                f"drive {unnamed[0].path} has no capacity", remedy="set it, or storage.capacity, for example to 4GiB"
-            )
-        share = (int(storage.capacity) - named) // len(unnamed)
-        if share <= 0:
-            raise ConfigError(
-                f"storage.capacity {int(storage.capacity)} leaves nothing for {unnamed[0].path}",
-                remedy="raise it, or give each drive its own capacity",
-            )
-    elif storage.capacity is not None and named > int(storage.capacity):
+    if isinstance(storage.capacity, int):
+        rest: int | Share = _rest(storage.capacity, named, unnamed)
+    elif storage.capacity is not None:
+        rest = storage.capacity  # of each
+    elif unnamed:
         raise ConfigError(
-            f"the drives' capacities add up to {named}, above storage.capacity {int(storage.capacity)}",
-            remedy="leave storage.capacity out",
+            f"drive {unnamed[0].path} has no capacity",
+            remedy="set it, or storage.capacity, for example to 4GiB or 100%",
         )
-    return [int(drive.capacity) if drive.capacity is not None else share for drive in storage.drives]
+    else:
+        rest = 0  # for nobody
+    return [drive.capacity if drive.capacity is not None else rest for drive in storage.drives]
+
+
+def _rest(total: int, named: Sequence[int | Share], unnamed: Sequence[DriveConfig]) -> int:
+    """What each drive without a capacity of its own gets of the node's."""
+    taken = 0
+    for capacity in named:
+        if isinstance(capacity, Share):
+            raise ConfigError(
+                f"storage.capacity is {total} bytes, and a drive's is {capacity}",
+                remedy="give each drive its own capacity, and leave storage.capacity out",
+            )
+        taken += capacity
+    if not unnamed:
+        if taken > total:
+            raise ConfigError(
+                f"the drives' capacities add up to {taken}, above storage.capacity {total}",
+                remedy="leave storage.capacity out",
+            )
+        return 0
+    share = (total - taken) // len(unnamed)
+    if share <= 0:
+        raise ConfigError(
+            f"storage.capacity {total} leaves nothing for {unnamed[0].path}",
+            remedy="raise it, or give each drive its own capacity",
+        )
+    return share

@@ -47,6 +47,7 @@ def up(
     capacity: str | None = None,
     mode: str | None = None,
     durability: str | None = None,
+    memory_max_size: str | None = None,
     progress: Progress = lambda _text: None,
 ) -> DevCluster:
     """Brings the cluster of ``dir`` up and returns it once every node is ready. None: as recorded, or the default.
@@ -57,7 +58,7 @@ def up(
     dev_state.prepare(dir)
     with dev_state.locked(dir):
         cluster = dev_state.load(dir) or DevCluster(dir)
-        _settle(cluster, nodes, port, capacity, mode, durability)
+        _settle(cluster, nodes, port, capacity, mode, durability, memory_max_size)
         _make_secrets(cluster, progress)
         cluster.save()
         for index, node in enumerate(cluster.nodes):
@@ -108,6 +109,7 @@ def _settle(
     capacity: str | None,
     mode: str | None,
     durability: str | None,
+    memory_max_size: str | None,
 ) -> None:
     """Applies what was asked for to what is recorded. Raises ConfigError where running nodes stand against it."""
     count = nodes if nodes is not None else len(cluster.nodes) or 1
@@ -116,9 +118,19 @@ def _settle(
     first_port = port if port is not None else cluster.port
     if not 0 <= first_port <= 65535 - PORT_STEP * count:
         raise ConfigError(f"--port {first_port} leaves no room for {count} nodes", remedy="use a lower port, or 0")
-    storage = (capacity or cluster.capacity, mode or cluster.mode, durability or cluster.durability)
+    storage = (
+        capacity or cluster.capacity,
+        mode or cluster.mode,
+        durability or cluster.durability,
+        memory_max_size or cluster.memory_max_size,
+    )
     wanted = (count, first_port, *storage)
-    recorded = (len(cluster.nodes), cluster.port, cluster.capacity, cluster.mode, cluster.durability)
+    if memory_max_size is not None and storage[1] != "direct":
+        raise ConfigError(
+            f"--memory-max-size {memory_max_size}, and mode {storage[1]} has no RAM pool", remedy="add --mode direct"
+        )
+    before = (cluster.capacity, cluster.mode, cluster.durability, cluster.memory_max_size)
+    recorded = (len(cluster.nodes), cluster.port, *before)
     if wanted == recorded:
         return
     if any(node_running(node) for node in cluster.nodes):
@@ -128,7 +140,7 @@ def _settle(
             remedy=f"leave the flags out, or `memkv dev down --dir {cluster.dir}` first",
         )
     cluster.port = first_port
-    cluster.capacity, cluster.mode, cluster.durability = storage
+    cluster.capacity, cluster.mode, cluster.durability, cluster.memory_max_size = storage
     cluster.nodes = _addresses(count, first_port)
 
 
@@ -187,15 +199,15 @@ def _node_config(cluster: DevCluster, index: int) -> str:
     }
     if cluster.mode != "memory":
         storage["drives"] = [{"path": str(cluster.node_dir(index) / "data")}]
-    return yaml.safe_dump(
-        {
-            "network": {"address": node.address, "admin_address": node.admin, "auth_key": str(cluster.key_file)},
-            "storage": storage,
-            "license": str(cluster.license_file),
-            "license_keys": str(cluster.authority / "license-keys"),
-        },
-        sort_keys=False,
-    )
+    settings: dict[str, object] = {
+        "network": {"address": node.address, "admin_address": node.admin, "auth_key": str(cluster.key_file)},
+        "storage": storage,
+        "license": str(cluster.license_file),
+        "license_keys": str(cluster.authority / "license-keys"),
+    }
+    if cluster.mode == "direct" and cluster.memory_max_size is not None:
+        settings["memory"] = {"max_size": cluster.memory_max_size}
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def _wait_ready(cluster: DevCluster, index: int, progress: Progress) -> None:

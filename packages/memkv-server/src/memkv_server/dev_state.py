@@ -52,6 +52,7 @@ class DevCluster:
     capacity: str = "4GiB"  # of each node
     mode: str = "file"
     durability: str = "relaxed"
+    memory_max_size: str | None = None  # in mode direct; None: the node's default
     port: int = 9900
     nodes: list[DevNode] = field(default_factory=list)
 

@@ -208,7 +208,12 @@ class Lane:
 def open_lane_engine(start: dict[str, Any]) -> Engine:
     """The engine that a ``start`` message describes. StorageError where none of its drives can be used."""
     return DriveSet.over(
-        start["mode"], start["drives"], start["capacity_bytes"], start["segment_bytes"], Level(start["durability"])
+        start["mode"],
+        start["drives"],
+        start["capacity_bytes"],
+        start["segment_bytes"],
+        Level(start["durability"]),
+        start["memory_bytes"],
     )
 
 

@@ -24,6 +24,7 @@ _EXAMPLES: Final = (
     "memkv dev up                                   one node on 127.0.0.1:9900, under ./memkv-dev",
     "memkv dev up --dir /tmp/kv --nodes 2 --port 0  two nodes on free ports",
     'eval "$(memkv dev up)"                         and set MEMKV_* in this shell',
+    "memkv dev up --mode direct --memory-max-size 256MiB",
     "memkv dev down",
 )
 Dir = Annotated[Path, typer.Option(help="The cluster's folder.")]
@@ -39,14 +40,24 @@ def up(
         int | None, typer.Option(help="First data port; the next nodes add 10. 0: free ports. Default: 9900.")
     ] = None,
     capacity: Annotated[str | None, typer.Option(help="Hard bound of each node. Default: 4GiB.")] = None,
-    mode: Annotated[str | None, typer.Option(help="file or memory. Default: file.")] = None,
+    mode: Annotated[str | None, typer.Option(help="file, direct or memory. Default: file.")] = None,
+    memory_max_size: Annotated[
+        str | None, typer.Option(help="RAM pool of each node in mode direct. Default: 1GiB.")
+    ] = None,
     durability: Annotated[str | None, typer.Option(help="relaxed or strict. Default: relaxed.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a cluster in the background and print what a client must export. Running nodes are left alone."""
     with _progress() as say:
         cluster = cluster_of.up(
-            dir, nodes=nodes, port=port, capacity=capacity, mode=mode, durability=durability, progress=say
+            dir,
+            nodes=nodes,
+            port=port,
+            capacity=capacity,
+            mode=mode,
+            memory_max_size=memory_max_size,
+            durability=durability,
+            progress=say,
         )
     if as_json:
         print_json(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 EPILOG = examples(
     "memkv start --config /etc/memkv/config.yaml",
     "memkv start --path /srv/memkv --capacity 800GiB --auth-key-file auth.key --license minio.license",
+    "memkv start --mode direct --path /dev/nvme0n1 --capacity 100% --memory-max-size 64GiB --auth-key-file auth.key",
     "memkv start --mode memory --capacity 64GiB --address 10.0.0.1:9900 --auth-key-file auth.key",
 )
 
@@ -29,9 +30,12 @@ def start(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (yaml).")] = None,
     address: Annotated[str | None, typer.Option(help="Data address, host:port. Default 0.0.0.0:9900.")] = None,
     admin: Annotated[str | None, typer.Option(help="Admin address, host:port. Default: data port + 1.")] = None,
-    path: Annotated[list[Path] | None, typer.Option(help="Folder for the blocks; repeat it for more drives.")] = None,
-    mode: Annotated[str | None, typer.Option(help="file or memory.")] = None,
-    capacity: Annotated[str | None, typer.Option(help="Hard bound of the node, such as 800GiB.")] = None,
+    path: Annotated[list[Path] | None, typer.Option(help="Folder or device for the blocks; may be repeated.")] = None,
+    mode: Annotated[str | None, typer.Option(help="file, direct or memory.")] = None,
+    capacity: Annotated[str | None, typer.Option(help="Hard bound of the node, such as 800GiB, or 100%.")] = None,
+    memory_max_size: Annotated[
+        str | None, typer.Option(help="RAM pool of mode direct, such as 64GiB. Default: 1GiB.")
+    ] = None,
     segment_size: Annotated[str | None, typer.Option(help="Size of a segment, such as 256MiB.")] = None,
     durability: Annotated[
         str | None, typer.Option(help="relaxed, or strict: an acknowledged put survives a loss of power.")
@@ -59,6 +63,7 @@ def start(
             "segment_size": segment_size,
             "durability": durability,
         },
+        "memory": {"max_size": memory_max_size},
         "lanes": lanes,
         "license": license,
         "license_keys": license_keys,

@@ -8,6 +8,7 @@ Which drive a key lives on is decided by the key (``placement.py``).
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,17 +16,19 @@ from typing import Any, Final
 
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
+from memkv_server.capacity import Share
 from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reservation, Status
 from memkv_server.engine.bay import Bay
 from memkv_server.engine.durability import Level, Ticket, Tickets
 from memkv_server.engine.engine import SegmentEngine, open_engine
 from memkv_server.engine.group_commit import Wake
 from memkv_server.engine.jobs import RUNNING, STOPPED, Job, Work
-from memkv_server.engine.limits import WATCH_S
+from memkv_server.engine.limits import POOL_BYTES_DEFAULT, POOL_BYTES_MIN, WATCH_S
 from memkv_server.engine.namespaces import make_namespace
 from memkv_server.engine.placement import homes, slot_of
 from memkv_server.engine.reservation import PutReservation
 from memkv_server.engine.segment import hash_key
+from memkv_server.engine.store import share_bytes
 from memkv_server.engine.usage import add_usage
 
 _LOG: Final = RateLimitedLog(logging.getLogger(__name__))
@@ -83,12 +86,29 @@ class DriveSet:
         capacity_bytes: int,
         segment_bytes: int | None = None,
         level: Level = Level.RELAXED,
+        memory_bytes: int | None = None,
     ) -> DriveSet:
-        """Opens the drives of a lane: ``[{"path", "capacity_bytes"}]``, or none in mode memory. See ``open``."""
+        """Opens the drives of a lane: ``[{"path", "capacity_bytes"}]``, or none in mode memory. See ``open``.
+
+        A drive may have a ``capacity_percent`` instead. ``memory_bytes`` bounds the RAM pool of each in mode direct;
+        None: the default, shared by them.
+        """
         places = drives or [{"path": None, "capacity_bytes": capacity_bytes}]
         wake = Wake()
-        bays = [_bay(mode, place["path"], place["capacity_bytes"], segment_bytes, level, wake) for place in places]
-        return cls.open(bays, wake)
+        pool_bytes = memory_bytes or max(POOL_BYTES_MIN, POOL_BYTES_DEFAULT // len(places))
+        capacities = [_capacity(place) for place in places]
+        weights = _weights([place["path"] for place in places], capacities)
+
+        def bay(path: str | None, capacity: int | Share, weight: int) -> Bay:
+            def open_drive(uuid: bytes | None) -> SegmentEngine:
+                return open_engine(
+                    mode, path, capacity, segment_bytes, uuid, level=level, notify=wake.ring, memory_bytes=pool_bytes
+                )
+
+            return Bay(path, mode, weight, open_drive)
+
+        paths = [place["path"] for place in places]
+        return cls.open([bay(*each) for each in zip(paths, capacities, weights, strict=True)], wake)
 
     # -- namespaces --------------------------------------------------------------------------------------------------
     def open_namespace(self, name: str, identity: bytes) -> Namespace | None:
@@ -365,11 +385,22 @@ def _pick(values: Sequence[Any], places: list[int]) -> Sequence[Any]:
     return values if len(places) == len(values) else [values[place] for place in places]
 
 
-def _bay(mode: str, path: str | None, capacity_bytes: int, segment_bytes: int | None, level: Level, wake: Wake) -> Bay:
-    def open_drive(uuid: bytes | None) -> SegmentEngine:
-        return open_engine(mode, path, capacity_bytes, segment_bytes, uuid, level=level, notify=wake.ring)
+def _capacity(place: Mapping[str, Any]) -> int | Share:
+    percent = place.get("capacity_percent")
+    return Share(percent) if percent is not None else int(place["capacity_bytes"])
 
-    return Bay(path, mode, capacity_bytes, open_drive)
+
+def _weights(paths: Sequence[str | None], capacities: Sequence[int | Share]) -> list[int]:
+    """Each drive's capacity in bytes; of a share of what is away, the mean of the others."""
+    known: dict[int, int] = {}
+    for position, (path, capacity) in enumerate(zip(paths, capacities, strict=True)):
+        if isinstance(capacity, int):
+            known[position] = capacity
+        elif path is not None:
+            with contextlib.suppress(StorageError):  # said when it is opened
+                known[position] = share_bytes(path, capacity)
+    mean = sum(known.values()) // len(known) if known else 1
+    return [known.get(position, mean) for position in range(len(paths))]
 
 
 def _reserve(engine: SegmentEngine, *arguments: Any) -> PutReservation | None:

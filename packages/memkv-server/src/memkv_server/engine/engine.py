@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from memkv_core.errors import StorageError
+from memkv_server.capacity import Share
 from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reservation
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
@@ -28,7 +29,7 @@ from memkv_server.engine.reader import Reader
 from memkv_server.engine.recovery import recover
 from memkv_server.engine.reservation import PutReservation, Writer
 from memkv_server.engine.segment import SEGMENT_DATA_AT
-from memkv_server.engine.store import Share, share_bytes
+from memkv_server.engine.store import share_bytes
 from memkv_server.engine.superblock import FORMAT_VERSION
 
 

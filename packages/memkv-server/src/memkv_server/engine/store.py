@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from memkv_core.errors import StorageError
+from memkv_server.capacity import Share
 from memkv_server.engine.folder import (
     FORMAT_FILE,
     REGISTRY_FILE,
@@ -52,16 +53,6 @@ from memkv_server.engine.superblock import (
 DIRECT_ALIGNMENT: Final = 4096
 _REGISTRY_BLOCK_BYTES: Final = 4096
 _MEMORY_FILESYSTEMS: Final = {"tmpfs", "ramfs", "devtmpfs"}
-
-
-@dataclass(frozen=True)
-class Share:
-    """A capacity in per cent: of a device, or of what is free on a folder's filesystem."""
-
-    percent: float
-
-    def __str__(self) -> str:
-        return f"{self.percent:g}%"
 
 
 @dataclass
