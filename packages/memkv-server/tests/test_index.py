@@ -20,7 +20,7 @@ def test_a_place_is_what_was_packed(address: int, length: int, heat: int) -> Non
 
 @given(st.dictionaries(st.binary(min_size=16, max_size=16), st.integers(0, 2**62 - 1), max_size=300))
 def test_loading_many_is_as_inserting_each(model: dict[bytes, int]) -> None:
-    index = Index()
+    index = Index(1 << 20)
     hashes = sorted(model)
     index.load(
         np.frombuffer(b"".join(hashes), dtype="V16"),
@@ -34,9 +34,34 @@ def test_loading_many_is_as_inserting_each(model: dict[bytes, int]) -> None:
     assert index.memory_bytes > 0
 
 
+def numbers(index: Index) -> dict[int, tuple[int, int]]:
+    return {namespace: (account.records, account.bytes) for namespace, account in index.usage.items()}
+
+
 def test_usage_by_namespace() -> None:
-    index = Index()
-    index.count(5, 2, 300)
-    index.count(5, -1, -100)
-    index.count(6, 1, 64)
-    assert index.usage == {5: [1, 200], 6: [1, 64]}
+    index = Index(1 << 20)
+    index.added(5, 0, 2, 320)
+    index.added(5, 1, 1, 128)
+    index.added(6, 1, 1, 64)
+    index.shards[7][b"\x07" * 16] = place = pack_place((1 << 20) + 64, 128)
+    index.remove(5, b"\x07" * 16, place)
+    assert numbers(index) == {5: (2, 320), 6: (1, 64)}
+    index.clear_slot(0)
+    assert numbers(index) == {5: (0, 0), 6: (1, 64)}
+    index.clear_slot(0)
+    index.clear_slot(1)
+    assert numbers(index) == {5: (0, 0), 6: (0, 0)}
+
+
+def test_a_retired_namespace_counts_no_longer_and_goes_with_its_records() -> None:
+    index = Index(1 << 20)
+    index.added(5, 0, 2, 320)
+    index.added(6, 0, 1, 64)
+    index.retire(5)
+    index.retire(7)
+    assert numbers(index) == {6: (1, 64)}
+    assert list(index.retired) == [5]
+    index.removed(5, pack_place(64, 128))
+    assert list(index.retired) == [5]
+    index.clear_slot(0)
+    assert (numbers(index), index.retired) == ({6: (0, 0)}, {})

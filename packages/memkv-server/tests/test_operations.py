@@ -31,3 +31,11 @@ def test_a_refusal_comes_back_in_words(engine: SegmentEngine, monkeypatch: pytes
     monkeypatch.setitem(operations.OPERATIONS, "refuse", refuse)
     assert operations.answer(engine, "refuse", {}) == {"error": "/srv/a is not here; mount it"}
     assert "knows no operation 'other'" in operations.answer(engine, "other", {})["error"]
+
+
+def test_namespaces_are_listed_and_dropped(engine: SegmentEngine) -> None:
+    engine.open_namespace("n", b"")
+    listed = operations.answer(engine, "list_namespaces", {"after": ""})["result"]["namespaces"]
+    assert [row["name"] for row in listed] == ["n"]
+    assert operations.answer(engine, "drop_namespace", {"name": "n"})["result"]["dropped"]["records"] == 0
+    assert operations.answer(engine, "drop_namespace", {"name": "n"}) == {"result": {"dropped": None}}

@@ -84,6 +84,8 @@ class Handler:
             return refuse(ErrorCode.UNSUPPORTED_OPCODE, f"this server does not know operation 0x{header.opcode:02x}")
         started_s = time.perf_counter()
         try:
+            if namespace.dropped:
+                self._reopen(namespace)
             response, hits = operation(self, namespace, header, metadata)
         except StorageError as error:
             return self._storage_failed(error)
@@ -103,6 +105,8 @@ class Handler:
         started_s = time.perf_counter()
         request = wire.decode_put(metadata, header)
         try:
+            if namespace.dropped:
+                self._reopen(namespace)
             reservation = self.engine.reserve(
                 namespace, request.keys, request.lengths, request.digests, header.kind, request.metas
             )
@@ -128,12 +132,19 @@ class Handler:
         counters.seconds += time.perf_counter() - started_s
         return Response(statuses, count=header.key_count, barrier=self.engine.barrier())
 
+    def _reopen(self, namespace: Namespace) -> None:
+        """A session outlives the drop of its namespace, unless somebody with another identity came first."""
+        if self.engine.open_namespace(namespace.name, namespace.identity) is not namespace:
+            raise RemoteProtocolError(f"namespace {namespace.name!r} was dropped, and has another identity now")
+
     # -- the others: (response, hits)
     def _get(self, namespace: Namespace, header: Header, metadata: bytes) -> tuple[Response, int]:
         keys, capacities = wire.decode_get(metadata, header.key_count)
         read = self.engine.read(namespace, keys, capacities)
         wants_meta = header.flags & Flag.META
         views = [view for view in read.views if view is not None]
+        namespace.hits += len(views)
+        namespace.misses += len(keys) - len(views)
         response = Response(
             wire.encode_get_response(
                 read.statuses, read.digest_kinds, read.lengths, read.digests, read.metas if wants_meta else None

@@ -38,6 +38,15 @@ _STORAGE_COUNTERS: Final = {
     "sync_requests": ("memkv_sync_requests", "Puts and deletes that waited for a sync; divided by syncs: the group"),
     "sync_seconds": ("memkv_sync_seconds", "Time in these syncs"),
 }
+# Of the largest namespaces of each lane.
+_NAMESPACE_GAUGES: Final = {
+    "records": ("memkv_namespace_records", "Live records of a namespace"),
+    "bytes": ("memkv_namespace_bytes", "Live bytes of a namespace"),
+}
+_NAMESPACE_COUNTERS: Final = {
+    "hits": ("memkv_namespace_hits", "Keys that gets found in a namespace"),
+    "misses": ("memkv_namespace_misses", "Keys that gets did not find in a namespace"),
+}
 _STATES: Final = ("online", "read-only", "offline")
 
 
@@ -170,13 +179,16 @@ def _drives(lanes: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
 
 
 def _namespaces(namespaces: Iterable[Mapping[str, Any]]) -> Iterator[Metric]:
-    records = GaugeMetricFamily(
-        "memkv_namespace_records", "Live records of a namespace (the largest ones)", labels=["namespace"]
-    )
-    size = GaugeMetricFamily(
-        "memkv_namespace_bytes", "Live bytes of a namespace (the largest ones)", labels=["namespace"]
-    )
+    label = ["namespace"]
+    families: dict[str, GaugeMetricFamily | CounterMetricFamily] = {}
+    for field, (name, text) in _NAMESPACE_GAUGES.items():
+        families[field] = GaugeMetricFamily(name, text, labels=label)
+    for field, (name, text) in _NAMESPACE_COUNTERS.items():
+        families[field] = CounterMetricFamily(name, text, labels=label)
+    identity = GaugeMetricFamily("memkv_namespace_info", "Identity of a namespace", labels=["namespace", "identity"])
     for namespace in namespaces:
-        records.add_metric([namespace["name"]], namespace["records"])
-        size.add_metric([namespace["name"]], namespace["bytes"])
-    yield from (records, size)
+        for field, family in families.items():
+            if namespace.get(field) is not None:
+                family.add_metric([namespace["name"]], namespace[field])
+        identity.add_metric([namespace["name"], namespace.get("identity_digest", "")], 1)
+    yield from (*families.values(), identity)

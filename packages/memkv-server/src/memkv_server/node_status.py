@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from memkv_server import __version__
+from memkv_server.engine.usage import join_namespaces
 
 if TYPE_CHECKING:
     from memkv_server.lane_process import LaneProcess
@@ -148,13 +149,10 @@ def _handshakes(node: Supervisor) -> dict[str, Any]:
 
 def _namespaces(engines: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Namespaces over all lanes, by name; counts are added up."""
-    merged: dict[str, dict[str, Any]] = {}
+    merged: list[dict[str, Any]] = []
     for engine in engines:
-        for namespace in engine.get("namespaces", ()):
-            known = merged.setdefault(namespace["name"], {**namespace, "records": 0, "bytes": 0})
-            known["records"] += namespace.get("records") or 0
-            known["bytes"] += namespace.get("bytes") or 0
-    return [merged[name] for name in sorted(merged)]
+        merged = join_namespaces(merged, list(engine.get("namespaces", ())))
+    return sorted(merged, key=lambda namespace: str(namespace["name"]))
 
 
 def _json_time(moment: Any) -> Any:

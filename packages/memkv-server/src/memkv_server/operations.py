@@ -13,6 +13,7 @@ from typing import Any, Final
 from memkv_core.errors import MemKVError, StorageError
 from memkv_server.engine import DriveSet
 from memkv_server.engine.base import Engine
+from memkv_server.limits import STATUS_NAMESPACES_MAX
 
 _LOG: Final = logging.getLogger("memkv.server.lane")
 
@@ -38,7 +39,20 @@ def _stop_job(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, Any]
     return _drives_of(engine).stop_job(arguments["path"]).status()
 
 
-OPERATIONS: Final[dict[str, Operation]] = {"start_scrub": _start_scrub, "stop_job": _stop_job}
+def _drop_namespace(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"dropped": engine.drop_namespace(str(arguments["name"]))}
+
+
+def _list_namespaces(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"namespaces": engine.list_namespaces(str(arguments["after"]), STATUS_NAMESPACES_MAX)}
+
+
+OPERATIONS: Final[dict[str, Operation]] = {
+    "start_scrub": _start_scrub,
+    "stop_job": _stop_job,
+    "drop_namespace": _drop_namespace,
+    "list_namespaces": _list_namespaces,
+}
 
 
 def answer(engine: Engine, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

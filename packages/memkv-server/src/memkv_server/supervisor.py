@@ -29,6 +29,7 @@ from memkv_server.admin import AdminServer, create_app
 from memkv_server.config import ServerConfig
 from memkv_server.drive_admin import DriveAdmin
 from memkv_server.lane_process import LaneProcess
+from memkv_server.namespace_admin import NamespaceAdmin
 from memkv_server.ports import bind_error, bind_pair, bound_address
 
 log = logging.getLogger("memkv.server")
@@ -68,7 +69,8 @@ class Supervisor:
         data, admin = bind_pair(self.config.address, self.config.admin_address)
         self.data_address, self.admin_address = bound_address(data), bound_address(admin)
         drives = DriveAdmin(self.lanes, lambda lane: node_status.drives_of(lane, self))
-        server = AdminServer(create_app(self, self._tokens(), drives.routes()), self._tls())
+        more = [*drives.routes(), *NamespaceAdmin(self.lanes).routes()]
+        server = AdminServer(create_app(self, self._tokens(), more), self._tls())
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._on_signal)

@@ -36,18 +36,25 @@ class Status(IntEnum):
     READ_ONLY = 6  # put, delete: the drive takes no writes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Namespace:
-    """An isolation boundary with its recorded identity.
+    """An isolation boundary with its recorded identity. Sessions hold it, and a drop reaches them through it.
 
-    ``hash`` is xxh3_64 of the name's UTF-8 bytes: it seeds the hashes of every key in the namespace, and stands in
-    every record, so that no key of one namespace can be found under another.
+    ``hash`` is of the name and the epoch: it seeds the hashes of every key in the namespace, and stands in every
+    record, so that no key of one namespace can be found under another, nor one from before a drop after it.
     """
 
     name: str
     hash: int
     identity_digest: bytes  # 32 bytes, sha256 of the canonical identity JSON; zeros where none was presented
     identity: bytes  # the canonical JSON itself, at most IDENTITY_BYTES_MAX
+    epoch: int = 0  # of the last drop before it was opened, in the whole lane; 0: there was none
+    dropped: bool = field(default=False, compare=False)  # to be opened again before it is used
+    hits: int = field(default=0, compare=False)  # keys of gets, since the lane's start
+    misses: int = field(default=0, compare=False)
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 class Reservation(Protocol):
@@ -99,6 +106,17 @@ class Engine(Protocol):
         ``identity`` is canonical JSON or empty. An empty identity is an identity of its own: it does not match a
         recorded one. Raises StorageError where the record cannot be written.
         """
+
+    def drop_namespace(self, name: str) -> Mapping[str, Any] | None:
+        """Ends the life of every record of the namespace, at once and durably; its name and identity are forgotten.
+
+        None where there is no such namespace; else what went: records, bytes, and the drives that are ``away`` and
+        will hear of it when they are back. Raises StorageError, and has dropped nothing, where no drive can record
+        it. A put that is under way is refused with NO_SPACE, a read that is under way is sent.
+        """
+
+    def list_namespaces(self, after: str, count: int) -> list[dict[str, Any]]:
+        """Up to ``count`` namespaces whose names come after this one, in the order of names; fields as in usage."""
 
     def reserve(
         self,
@@ -156,7 +174,7 @@ class Engine(Protocol):
         """Numbers for status and metrics, JSON-able, cheap: capacity_bytes, used_bytes, live_bytes, records,
         segments {total, free, sealed, quarantined}, evicted_segments, evicted_records, evicted_bytes,
         reinserted_records, corrupt_records, recovery_seconds, index_bytes, drives [{path, mode, state,
-        capacity_bytes, used_bytes}], namespaces [{name, identity_digest, records?, bytes?}]."""
+        capacity_bytes, used_bytes}], namespaces [{name, identity_digest, records, bytes, hits, misses, ...}]."""
 
     def close(self) -> None:
         """Seals or syncs what must be, and gives the memory back. Idempotent."""

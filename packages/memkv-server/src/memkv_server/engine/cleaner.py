@@ -48,8 +48,6 @@ from memkv_server.engine.segment import (
     encode_record,
 )
 
-# What a record whose header is damaged is counted under; no name hashes to it in practice.
-UNKNOWN_NAMESPACE: Final = 0
 _SLICE_BYTES: Final = CLEAN_SLICE_RECORDS * ENTRY_BYTES
 
 
@@ -174,7 +172,7 @@ class Cleaner:
         # A footer that cannot be read is as good as damaged.
         sealed = victim.phase == Phase.SEALED
         entries = b"" if sealed and self._pool.load([victim.footer]) else victim.footer_entries()
-        shards = self._index.shards
+        shards, retired = self._index.shards, self._index.retired
         base_unit = victim.address >> UNIT_SHIFT
         for start in range(0, len(entries), _SLICE_BYTES):
             part = entries[start : start + _SLICE_BYTES]
@@ -183,7 +181,7 @@ class Cleaner:
                 own = length << ADDRESS_BITS | (base_unit + offset)
                 if place is None or place >> HEAT_BITS != own or state != RecordState.COMMITTED:
                     continue
-                if place & HEAT_MASK:
+                if place & HEAT_MASK and namespace_hash not in retired:
                     candidates.append((key_hash, namespace_hash, own))
                     heats.append(place & HEAT_MASK)
                 else:
@@ -193,6 +191,7 @@ class Cleaner:
         if not entries:
             self._evict_by_place(victim)
         yield from self._reinsert(victim, candidates, heats)
+        self._index.clear_slot(victim.slot)
         self._counters.evicted_segments += 1
         self._pool.give_up(victim)
 
@@ -210,7 +209,8 @@ class Cleaner:
             place = self._index.get(key_hash)
             if place is None or place >> HEAT_BITS != own:
                 continue  # replaced or deleted meanwhile
-            if position in chosen and self._copy(victim, key_hash, place):
+            dropped = namespace_hash in self._index.retired
+            if position in chosen and not dropped and self._copy(victim, key_hash, place):
                 slice_bytes += sizes[position]
             else:
                 self._evict(key_hash, namespace_hash, place)
@@ -218,21 +218,22 @@ class Cleaner:
                 self._copied_bytes += sizes[position]
 
     def _evict_by_place(self, victim: Segment) -> None:
-        """The slow way, for a segment whose footer was damaged since it was written: by a look at the whole index."""
+        """The slow way, for a segment whose footer was damaged since it was written: by a look at the whole index.
+
+        The namespace of a record is not looked for, since its header may be damaged as well: see ``Index``.
+        """
         for key_hash, place in list(self._index.items()):
-            at = place_address(place) - victim.address
-            if 0 <= at < victim.end:
-                header = None
-                if not self._pool.load([(place_address(place), place_length(place))]):
-                    header = decode_record(victim.memory, victim.origin + at, victim.origin + victim.end, victim.seed)
-                self._evict(key_hash, header.namespace_hash if header is not None else UNKNOWN_NAMESPACE, place)
+            if 0 <= place_address(place) - victim.address < victim.end:
+                del self._index.shards[key_hash[0]][key_hash]
+                self._counters.evicted_records += 1
+                self._counters.evicted_bytes += place_length(place)
+        self._index.clear_slot(victim.slot)
 
     def _evict(self, key_hash: bytes, namespace_hash: int, place: int) -> None:
-        del self._index.shards[key_hash[0]][key_hash]
-        size = place_length(place)
-        self._index.count(namespace_hash, -1, -size)
-        self._counters.evicted_records += 1
-        self._counters.evicted_bytes += size
+        self._index.remove(namespace_hash, key_hash, place)
+        if namespace_hash not in self._index.retired:
+            self._counters.evicted_records += 1
+            self._counters.evicted_bytes += place_length(place)
 
     def _target(self, size: int) -> Segment | None:
         """The segment that a copy goes to, ready for it; None: there is no room."""
@@ -288,6 +289,8 @@ class Cleaner:
         self._pool.durability.wrote()
         self._index.shards[key_hash[0]][key_hash] = pack_place(target.address + target.tail, size)
         self._pool.changed(target, target.tail, target.tail + size)
+        self._index.removed(header.namespace_hash, place)
+        self._index.added(header.namespace_hash, target.slot, 1, size)
         target.tail += size
         target.entry_count += 1
         self._counters.reinserted_records += 1

@@ -9,6 +9,7 @@ Which drive a key lives on is decided by the key (``placement.py``).
 from __future__ import annotations
 
 import contextlib
+import heapq
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,8 +24,8 @@ from memkv_server.engine.durability import Level, Ticket, Tickets
 from memkv_server.engine.engine import SegmentEngine, open_engine
 from memkv_server.engine.group_commit import Wake
 from memkv_server.engine.jobs import RUNNING, STOPPED, Job, Work
+from memkv_server.engine.lane_namespaces import LaneNamespaces
 from memkv_server.engine.limits import POOL_BYTES_DEFAULT, POOL_BYTES_MIN, WATCH_S
-from memkv_server.engine.namespaces import make_namespace
 from memkv_server.engine.placement import homes, slot_of
 from memkv_server.engine.reservation import PutReservation
 from memkv_server.engine.segment import hash_key
@@ -55,8 +56,13 @@ class DriveSet:
         self._wake = wake
         self._touched: list[SegmentEngine] = []  # by the commit or delete that was made last
         self._homes = homes([bay.path or "" for bay in bays], [bay.capacity_bytes for bay in bays])
-        self._namespaces: dict[str, Namespace] = {}  # those in use, for a drive that comes back
+        self._namespaces = LaneNamespaces()
         self._watch_at_s = 0.0
+        for engine in self._engines():
+            self._namespaces.learn(engine)
+        for bay in bays:
+            if bay.engine is not None:
+                self._teach(bay, bay.engine)
 
     @classmethod
     def open(cls, bays: Sequence[Bay], wake: Wake | None = None) -> DriveSet:
@@ -113,19 +119,27 @@ class DriveSet:
     # -- namespaces --------------------------------------------------------------------------------------------------
     def open_namespace(self, name: str, identity: bytes) -> Namespace | None:
         """See ``Engine``: recorded on every drive that serves. Raises StorageError where none of them can."""
-        failure: StorageError | None = None
-        recorded = False
+        return self._namespaces.open(self._bays, name, identity)
+
+    def drop_namespace(self, name: str) -> dict[str, Any] | None:
+        """See ``Engine``: a drive that is away is told when it is back, before it serves."""
+        return self._namespaces.drop(self._bays, name)
+
+    def list_namespaces(self, after: str, count: int) -> list[dict[str, Any]]:
+        """See ``Engine``."""
+        names = heapq.nsmallest(count, (name for name in self._namespaces.names() if name > after))
+        whole: dict[str, Any] = {}
         for engine in self._engines():
-            try:
-                if engine.open_namespace(name, identity) is None:
-                    return None
-                recorded = True
-            except StorageError as error:
-                failure = error
-        if failure is not None and not recorded:
-            raise failure
-        namespace = make_namespace(name, identity)
-        return self._namespaces.setdefault(name, namespace) if recorded else namespace
+            rows = map(engine.namespace_usage, names)
+            add_usage(whole, {"namespaces": [row for row in rows if row]})
+        return self._with_sessions(sorted(whole.get("namespaces", []), key=lambda row: str(row["name"])))
+
+    def _with_sessions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """With what is counted for the lane, and not for a drive."""
+        for row in rows:
+            namespace = self._namespaces.known[row["name"]]
+            row.update(hits=namespace.hits, misses=namespace.misses)
+        return rows
 
     # -- puts and deletes --------------------------------------------------------------------------------------------
     def reserve(
@@ -286,6 +300,7 @@ class DriveSet:
             if bay.job is not None:
                 part["drives"] = [{**drive, "job": bay.job.status()} for drive in part["drives"]]
             add_usage(whole, part)
+        self._with_sessions(whole.get("namespaces", []))
         return whole
 
     def start_job(self, path: str, make_work: Callable[[SegmentEngine, Callable[[], None]], Work]) -> Job:
@@ -364,16 +379,22 @@ class DriveSet:
             engine = bay.watch()
             if engine is None:
                 continue
+            self._namespaces.learn(engine)
             try:
-                bay.refused = {
-                    namespace
-                    for namespace in self._namespaces.values()
-                    if engine.open_namespace(namespace.name, namespace.identity) is None
-                }
+                self._namespaces.teach(bay, engine)
             except StorageError as error:
                 bay.reject(engine, str(error))
-            else:
-                bay.install(engine)
+                continue
+            bay.install(engine)
+            for other in self._bays:  # what it knew and they did not
+                if other is not bay and other.engine is not None:
+                    self._teach(other, other.engine)
+
+    def _teach(self, bay: Bay, engine: SegmentEngine) -> None:
+        try:
+            self._namespaces.teach(bay, engine)
+        except StorageError as error:
+            _LOG.error("namespaces", "%s: its namespaces are not up to date: %s", bay.path, error)
 
 
 def _no_bell() -> None:

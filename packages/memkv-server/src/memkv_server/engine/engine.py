@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 
 from memkv_core.errors import StorageError
 from memkv_server.capacity import Share
+from memkv_server.engine.account import Account
 from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reservation
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
@@ -23,10 +25,11 @@ from memkv_server.engine.group_commit import CommitThread, GroupCommit, Wake
 from memkv_server.engine.health import DriveHealth
 from memkv_server.engine.index import Index
 from memkv_server.engine.limits import POOL_BYTES_DEFAULT
-from memkv_server.engine.namespaces import NamespaceRegistry
+from memkv_server.engine.namespaces import next_epoch
 from memkv_server.engine.pool import Phase, SegmentPool
 from memkv_server.engine.reader import Reader
 from memkv_server.engine.recovery import recover
+from memkv_server.engine.registry import NamespaceRegistry
 from memkv_server.engine.reservation import PutReservation, Writer
 from memkv_server.engine.segment import SEGMENT_DATA_AT
 from memkv_server.engine.store import share_bytes
@@ -54,12 +57,14 @@ class SegmentEngine:
         self.level = level
         self._wake: Wake | None = None
         self._counters = Counters()
-        self._index = Index()
+        self._namespaces = NamespaceRegistry(drive)
+        self._index = Index(drive.geometry.segment_bytes)
+        for namespace in self._namespaces:
+            self._index.usage[namespace.hash] = Account()
         self._pool = SegmentPool(drive)
         started = time.perf_counter()
         recover(self._pool, self._index, self._counters)
         self._counters.recovery_seconds = time.perf_counter() - started
-        self._namespaces = NamespaceRegistry(drive)
         policy = SecondChance(drive.geometry.segment_bytes, drive.geometry.segment_count)
         self._reader = Reader(self._pool, self._index, self._counters, policy)
         self._cleaner = Cleaner(self._pool, self._index, self._counters, self._reader, policy)
@@ -112,9 +117,39 @@ class SegmentEngine:
         return self._drive.geometry.uuid
 
     # -- namespaces --------------------------------------------------------------------------------------------------
-    def open_namespace(self, name: str, identity: bytes) -> Namespace | None:
+    @property
+    def namespaces(self) -> NamespaceRegistry:
+        """What is recorded on this drive. To be changed by the methods here only."""
+        return self._namespaces
+
+    def open_namespace(self, name: str, identity: bytes, epoch: int | None = None) -> Namespace | None:
+        """See ``Engine``. With an ``epoch`` it is that of the lane: what the drive has of an earlier one is dropped."""
+        before = self._namespaces.get(name)
+        before_hash = before.hash if before is not None else None
+        namespace = self._namespaces.open(name, identity, epoch)
+        if namespace is not None and namespace.hash != before_hash:
+            if before_hash is not None:
+                self._index.retire(before_hash)
+            self._index.usage[namespace.hash] = Account()
+        return namespace
+
+    def drop_namespace(self, name: str, epoch: int | None = None) -> dict[str, Any] | None:
+        """See ``Engine``. With an ``epoch`` it is that of the lane, and is recorded even if the name is not known."""
+        known = self._namespaces.get(name)
+        if known is None and epoch is None:
+            return None
+        known_hash = known.hash if known is not None else None
+        account = self._index.usage.get(known_hash, Account()) if known_hash is not None else Account()
+        dropped = {"name": name, "records": account.records, "bytes": account.bytes, "away": []}
+        self._namespaces.drop(name, next_epoch(self._namespaces.epoch) if epoch is None else epoch)
+        if known_hash is not None:
+            self._index.retire(known_hash)
+        return dropped
+
+    def list_namespaces(self, after: str, count: int) -> list[dict[str, Any]]:
         """See ``Engine``."""
-        return self._namespaces.open(name, identity)
+        names = heapq.nsmallest(count, (each.name for each in self._namespaces if each.name > after))
+        return [self.namespace_usage(name) for name in names]
 
     # -- puts and deletes --------------------------------------------------------------------------------------------
     def reserve(
@@ -209,12 +244,11 @@ class SegmentEngine:
             for segment in pool.segments
             if segment.phase in (Phase.OPEN, Phase.CLOSED, Phase.SEALED, Phase.CONDEMNED)
         )
-        live = sum(usage[1] for usage in index.usage.values())
         return {
             "capacity_bytes": geometry.data_bytes,
             "used_bytes": used,
-            "live_bytes": live,
-            "records": len(index),
+            "live_bytes": sum(account.bytes for account in index.usage.values()),
+            "records": sum(account.records for account in index.usage.values()),
             "segments": {
                 "total": len(phases),
                 "free": phases.count(Phase.FREE),
@@ -256,16 +290,22 @@ class SegmentEngine:
                     **self._drive.details(),
                 }
             ],
-            "namespaces": [self._namespace_usage(namespace) for namespace in self._namespaces],
+            "namespaces": [self.namespace_usage(namespace.name) for namespace in self._namespaces],
         }
 
-    def _namespace_usage(self, namespace: Namespace) -> dict[str, Any]:
-        records, size = self._index.usage.get(namespace.hash, (0, 0))
+    def namespace_usage(self, name: str) -> dict[str, Any]:
+        """What is said of one namespace; empty where it is not known here."""
+        namespace = self._namespaces.get(name)
+        if namespace is None:
+            return {}
+        account = self._index.usage[namespace.hash]
         return {
-            "name": namespace.name,
+            "name": name,
             "identity_digest": namespace.identity_digest.hex(),
-            "records": records,
-            "bytes": size,
+            "records": account.records,
+            "bytes": account.bytes,
+            "hits": namespace.hits,
+            "misses": namespace.misses,
         }
 
     def probe(self) -> bool:

@@ -22,6 +22,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from memkv_server.engine.account import Account
 from memkv_server.engine.evict import HEAT_BITS
 from memkv_server.engine.segment import UNIT_SHIFT
 
@@ -47,13 +48,20 @@ def place_length(place: int) -> int:
 
 
 class Index:
-    """The dictionary, and what lives under each namespace. The hot paths use ``shards`` themselves."""
+    """The dictionary, and what lives under each namespace. The hot paths use ``shards`` themselves.
 
-    __slots__ = ("shards", "usage")
+    What a namespace holds is counted in its account, and once more for each slot (the segment it lies in): so that
+    a segment that cannot be read any more can be given up with nothing left in an account that is not there.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_slot_shift", "retired", "shards", "slots", "usage")
+
+    def __init__(self, segment_bytes: int) -> None:
         self.shards: list[dict[bytes, int]] = [{} for _ in range(SHARD_COUNT)]
-        self.usage: dict[int, list[int]] = {}  # namespace hash -> [records, bytes]
+        self.usage: dict[int, Account] = {}  # by namespace hash
+        self.retired: dict[int, Account] = {}  # of dropped namespaces, until the last of their records is evicted
+        self.slots: dict[int, dict[int, list[int]]] = {}  # slot -> namespace hash -> [records, bytes]
+        self._slot_shift = segment_bytes.bit_length() - 1 - UNIT_SHIFT
 
     def __len__(self) -> int:
         return sum(map(len, self.shards))
@@ -67,13 +75,49 @@ class Index:
         for shard in self.shards:
             yield from shard.items()
 
-    def count(self, namespace_hash: int, records: int, size: int) -> None:
-        """Adds to (or takes from) what a namespace holds."""
-        usage = self.usage.get(namespace_hash)
-        if usage is None:
-            usage = self.usage[namespace_hash] = [0, 0]
-        usage[0] += records
-        usage[1] += size
+    def added(self, namespace_hash: int, slot: int, records: int, size: int) -> None:
+        """So many records, of so many bytes together, have come to live in this slot."""
+        account = self.usage.get(namespace_hash) or self.retired.get(namespace_hash)
+        if account is None:
+            account = self.usage[namespace_hash] = Account()
+        account.records += records
+        account.bytes += size
+        held = self.slots.setdefault(slot, {}).setdefault(namespace_hash, [0, 0])
+        held[0] += records
+        held[1] += size
+
+    def removed(self, namespace_hash: int, place: int) -> None:
+        """The record at this place is no longer in the dictionary, or another has taken its place there."""
+        size = place >> LENGTH_SHIFT << UNIT_SHIFT
+        slot = (place >> HEAT_BITS & ADDRESS_MASK) >> self._slot_shift
+        held = self.slots.setdefault(slot, {}).setdefault(namespace_hash, [0, 0])
+        held[0] -= 1
+        held[1] -= size
+        self._subtract(namespace_hash, 1, size)
+
+    def remove(self, namespace_hash: int, key_hash: bytes, place: int) -> None:
+        """Takes the record out."""
+        del self.shards[key_hash[0]][key_hash]
+        self.removed(namespace_hash, place)
+
+    def clear_slot(self, slot: int) -> None:
+        """None of the slot's records is in the dictionary any more, nor is it to be in an account."""
+        for namespace_hash, (records, size) in self.slots.pop(slot, {}).items():
+            if records:
+                self._subtract(namespace_hash, records, size)
+
+    def retire(self, namespace_hash: int) -> None:
+        """The namespace was dropped: what it holds counts no longer, and goes with its segments."""
+        account = self.usage.pop(namespace_hash, None)
+        if account is not None and account.records:
+            self.retired[namespace_hash] = account
+
+    def _subtract(self, namespace_hash: int, records: int, size: int) -> None:
+        account = self.usage.get(namespace_hash) or self.retired[namespace_hash]
+        account.records -= records
+        account.bytes -= size
+        if not account.records:
+            self.retired.pop(namespace_hash, None)
 
     def load(self, key_hashes: npt.NDArray[np.void], extents: npt.NDArray[np.uint64]) -> None:
         """Fills an empty index; the hashes are sorted and distinct. ``extents`` are places without their heat."""

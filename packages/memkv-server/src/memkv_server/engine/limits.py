@@ -23,6 +23,7 @@ REGISTRY_BYTES_MIN: Final = 64 * KIB
 REGISTRY_BYTES_MAX: Final = 16 * MIB
 REGISTRY_SHARE: Final = 256  # one byte of registry for so many bytes of capacity
 NAMESPACE_COUNT_MAX: Final = 65_536
+DROPPED_SHARE: Final = 4  # one byte in so many remembers namespaces that were dropped
 
 # Eviction. Survivors copied forward are at most this share of what users wrote: write amplification <= 1.29.
 REINSERT_SHARE_MAX: Final = 0.29

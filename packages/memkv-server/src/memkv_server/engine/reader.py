@@ -276,8 +276,7 @@ class Reader:
         known = self._index.get(key_hash)
         if known is None or known >> HEAT_BITS != place >> HEAT_BITS:
             return False  # a key that stands twice in one batch, or was put again
-        del self._index.shards[key_hash[0]][key_hash]
-        self._index.count(namespace_hash, -1, -place_length(place))
+        self._index.remove(namespace_hash, key_hash, place)
         return True
 
     def _verify(self, namespace: Namespace, key: bytes) -> Status:

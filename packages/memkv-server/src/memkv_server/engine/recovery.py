@@ -163,6 +163,7 @@ def _next_committed(pool: SegmentPool, segment: Segment, start: int, limit: int)
 def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
     """Sorts every segment of a freshly opened drive into its phase and fills the index.
 
+    Only records of the namespaces that ``index`` has an account for are taken: the others were dropped.
     Raises StorageError where the drive cannot be synced.
     """
     pool.drive.sync()
@@ -304,11 +305,28 @@ def _fill(index: Index, tables: list[tuple[Segment, npt.NDArray[np.void]]]) -> N
     high, low = high[order], low[order]
     newest = np.ones(len(order), dtype=bool)
     newest[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
-    chosen = order[newest & intact[order]]
+    served = np.isin(table["namespace_hash"], np.array(list(index.usage), dtype=np.uint64))
+    chosen = order[newest & intact[order] & served[order]]
     table, base_units = table[chosen], base_units[chosen]
     lengths = table["length"].astype(np.uint64)
     addresses = base_units + table["offset"]
     index.load(np.ascontiguousarray(table["key_hash"]), (lengths << np.uint64(ADDRESS_BITS)) | addresses)
-    for namespace_hash in np.unique(table["namespace_hash"]).tolist():
-        own = lengths[table["namespace_hash"] == namespace_hash]
-        index.count(namespace_hash, len(own), int(own.sum()) << UNIT_SHIFT)
+    _count(index, table["namespace_hash"], age[chosen], lengths, [segment.slot for segment, _ in tables])
+
+
+def _count(
+    index: Index,
+    namespaces: npt.NDArray[np.uint64],
+    tables: npt.NDArray[np.uint32],
+    lengths: npt.NDArray[np.uint64],
+    slots: list[int],
+) -> None:
+    """Adds up what each namespace holds of each segment; ``tables`` says which of ``slots`` a record lies in."""
+    hashes, number = np.unique(namespaces, return_inverse=True)
+    group = tables.astype(np.int64) * len(hashes) + number
+    groups, records = np.unique(group, return_counts=True)
+    units = np.zeros(len(slots) * len(hashes), dtype=np.uint64)
+    np.add.at(units, group, lengths)
+    for each, count in zip(groups.tolist(), records.tolist(), strict=True):
+        table, namespace = divmod(each, len(hashes))
+        index.added(int(hashes[namespace]), slots[table], count, int(units[each]) << UNIT_SHIFT)

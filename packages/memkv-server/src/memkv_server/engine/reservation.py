@@ -11,7 +11,7 @@ from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.drive import NoRoomError
 from memkv_server.engine.evict import HEAT_BITS
-from memkv_server.engine.index import LENGTH_SHIFT, Index, place_length
+from memkv_server.engine.index import LENGTH_SHIFT, Index
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
 from memkv_server.engine.reader import Reader
 from memkv_server.engine.segment import (
@@ -43,12 +43,16 @@ from memkv_server.engine.segment import (
 class PutReservation:
     """Space taken for one put batch; see ``Reservation``. ``statuses[i]`` is final where ``extents[i]`` is None."""
 
-    __slots__ = ("digest_kind", "digests", "extents", "kind_and_stamp", "namespace", "records", "runs", "statuses")
+    __slots__ = (
+        "digest_kind", "digests", "extents", "kind_and_stamp", "namespace", "namespace_hash", "records", "runs",
+        "statuses",
+    )  # fmt: skip
 
     def __init__(
         self, namespace: Namespace, digests: Sequence[bytes], digest_kind: int, count: int, stamp: int = 0
     ) -> None:
         self.namespace = namespace
+        self.namespace_hash = namespace.hash  # as it was then: a drop gives it another
         self.digests = digests
         self.digest_kind = digest_kind
         self.kind_and_stamp = digest_kind | stamp << STAMP_SHIFT
@@ -153,7 +157,7 @@ class Writer:
         at = segment.origin + offset
         # As segment.encode_record, without the call: these lines run for every value.
         body = RECORD_BODY.pack(
-            reservation.namespace.hash, digest, length, len(meta), len(key), reservation.kind_and_stamp
+            reservation.namespace_hash, digest, length, len(meta), len(key), reservation.kind_and_stamp
         )
         body += key + meta
         check = xxh3_64(body, segment.seed)
@@ -182,15 +186,17 @@ class Writer:
     def commit(self, reservation: PutReservation) -> bytes:
         """See ``Engine.commit``."""
         pool, statuses, extents = self._pool, reservation.statuses, reservation.extents
-        if not pool.writable:
+        index, namespace_hash = self._index, reservation.namespace_hash
+        if not pool.writable or namespace_hash != reservation.namespace.hash:
+            status = Status.NO_SPACE if pool.writable else Status.READ_ONLY  # dropped while it was under way
             for record in reservation.records:
-                statuses[record[0]] = Status.READ_ONLY
+                statuses[record[0]] = status
             self.abort(reservation)
             return bytes(statuses)
-        digest_of, digests = DIGESTS[reservation.digest_kind], reservation.digests
-        shards, namespace_hash = self._index.shards, reservation.namespace.hash
+        digest_of, digests, shards = DIGESTS[reservation.digest_kind], reservation.digests, index.shards
         sequence = pool.record_sequence
-        new_records = new_bytes = user_bytes = 0
+        current: Segment | None = None
+        records = record_bytes = user_bytes = 0
         for position, key_hash, segment, offset, size, check in reservation.records:
             extent = extents[position]
             if extent is None or segment.phase == Phase.CONDEMNED:
@@ -209,15 +215,19 @@ class Writer:
             shard = shards[key_hash[0]]
             old = shard.get(key_hash)
             shard[key_hash] = units << LENGTH_SHIFT | (segment.address + offset) >> UNIT_SHIFT << HEAT_BITS
-            new_bytes += size
-            if old is None:
-                new_records += 1
-            else:
-                new_bytes -= place_length(old)
+            if old is not None:
+                index.removed(namespace_hash, old)
+            if segment is not current:
+                if current is not None:
+                    index.added(namespace_hash, current.slot, records, record_bytes)
+                current, records, record_bytes = segment, 0, 0
+            records += 1
+            record_bytes += size
             user_bytes += size
             statuses[position] = Status.HIT
+        if current is not None:
+            index.added(namespace_hash, current.slot, records, record_bytes)
         pool.record_sequence = sequence
-        self._index.count(namespace_hash, new_records, new_bytes)
         self._counters.user_bytes += user_bytes
         self._cleaner.written(user_bytes)
         self._finish(reservation)
@@ -305,10 +315,10 @@ class Writer:
         segment.tail += size
         segment.entry_count += 1
         pool.durability.wrote()
-        place = self._index.shards[key_hash[0]].pop(key_hash, None) if found else None
+        place = self._index.get(key_hash) if found else None
         if place is None:
             return Status.MISS  # or its segment was given up to make room for the tombstone
-        self._index.count(namespace.hash, -1, -place_length(place))
+        self._index.remove(namespace.hash, key_hash, place)
         return Status.HIT
 
     def _has_memory(self, segment: Segment, size: int) -> bool:

@@ -16,7 +16,7 @@ def add_usage(total: dict[str, Any], part: Mapping[str, Any]) -> None:
         if name == "drives":
             total.setdefault(name, []).extend(value)
         elif name == "namespaces":
-            total[name] = _joined(total.get(name, []), value)
+            total[name] = join_namespaces(total.get(name, []), value)
         elif isinstance(value, Mapping):
             nested = total.setdefault(name, {})
             largest = max(nested.get("bytes", 0), value.get("bytes", 0))
@@ -31,7 +31,8 @@ def add_usage(total: dict[str, Any], part: Mapping[str, Any]) -> None:
             total[name] = total.get(name, 0) + value
 
 
-def _joined(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def join_namespaces(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Two lists of namespaces as one: those of the same name are added up."""
     joined = {namespace["name"]: dict(namespace) for namespace in first}
     for namespace in second:
         if namespace["name"] in joined:
