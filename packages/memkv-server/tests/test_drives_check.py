@@ -22,6 +22,7 @@ from memkv_server.drives.repair import repair_store
 from memkv_server.engine import Namespace, SegmentEngine, Status, open_engine
 from memkv_server.engine.drive import FORMAT_FILE, REGISTRY_FILE, SEGMENTS_FILE
 from memkv_server.engine.index import place_address
+from memkv_server.engine.registry import Entry, Kind, half_bytes
 from memkv_server.engine.segment import (
     ENTRY,
     RECORD_HEADER_BYTES,
@@ -390,6 +391,40 @@ def test_the_registry_past_a_damaged_entry(path: Path) -> None:
     assert check(path).is_clean
     engine, _ = opened(path)
     assert engine.open_namespace("tenant-7", b"another identity") is None, "it is known again"
+    engine.close()
+
+
+@pytest.mark.parametrize("damaged", [b"tenant-4", b"\x02MNS"])
+@pytest.mark.parametrize("turns", [1, 2])
+def test_the_registry_that_was_written_anew(path: Path, damaged: bytes, turns: int) -> None:
+    """In its second half, and in its first again; the entry at its beginning is damaged, or one in its middle."""
+    engine, _ = opened(path)
+    for number in range(10):
+        engine.open_namespace(f"tenant-{number}", b'{"n":%d}' % number)
+    for _ in range(turns):
+        engine.namespaces._write_anew(Entry(Kind.DROPPED, 7, "tenant-2"))
+    engine.close()
+    engine, _ = opened(path)
+    dropped = engine.drop_namespace("tenant-3")
+    assert dropped is not None
+    engine.close()
+    checked = check(path)
+    assert checked.is_clean
+    assert checked.registry is not None
+    assert set(checked.registry.names) == {"n", *(f"tenant-{number}" for number in (0, 1, 4, 5, 6, 7, 8, 9))}
+    registry = Bytes(path, REGISTRY_FILE)
+    half = half_bytes(len(registry.data))
+    base = half if turns == 1 else 0
+    at = registry.data.find(damaged, base) - (24 if damaged.startswith(b"t") else 0)
+    assert base <= at < base + half
+    registry.flip(at + 9)
+    finding = only(check(path).findings, Damage.REGISTRY)
+    assert (finding.file, finding.offset) == (str(path / REGISTRY_FILE), at)
+    repair(path)
+    assert check(path).is_clean
+    engine, _ = opened(path)
+    assert engine.open_namespace("tenant-7", b"another identity") is None, "it is known again"
+    assert engine.open_namespace("tenant-3", b"another identity") is not None, "it is still dropped"
     engine.close()
 
 

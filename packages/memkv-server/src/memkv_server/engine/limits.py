@@ -19,7 +19,7 @@ SEGMENT_COUNT_MIN: Final = 4  # one being written, one kept free, and something 
 DRIVE_BYTES_MAX: Final = 64 << 40
 
 # The registry of namespaces: a durable log of its own, sized with the drive. One half of it is in use at a time.
-REGISTRY_BYTES_MIN: Final = 128 * KIB
+REGISTRY_BYTES_MIN: Final = 64 * KIB
 REGISTRY_BYTES_MAX: Final = 32 * MIB
 REGISTRY_SHARE: Final = 128  # one byte of registry for so many bytes of capacity
 NAMESPACE_COUNT_MAX: Final = 65_536

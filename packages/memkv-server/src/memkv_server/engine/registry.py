@@ -80,23 +80,49 @@ def encode_entry(entry: Entry, log_number: int = 0) -> bytes:
     return encoded + bytes(-len(encoded) % 8)
 
 
+def decode_entry(log: bytes, at: int, log_number: int) -> tuple[Entry, int] | None:
+    """The entry at ``at`` with its end; None where none of this log stands there whole. START tells its number."""
+    if at + _ENTRY.size > len(log):
+        return None
+    magic, name_bytes, kind, identity_bytes, number, check = _ENTRY.unpack_from(log, at)
+    name_at = at + _ENTRY.size
+    identity_at = name_at + name_bytes
+    end = identity_at + identity_bytes
+    if magic != _ENTRY_MAGIC or end > len(log) or kind > max(Kind):
+        return None
+    log_number = 0 if kind == Kind.START else log_number
+    if _check(log[name_at:end], name_bytes, kind, identity_bytes, number, log_number) != check:
+        return None
+    name = log[name_at:identity_at].decode(errors="replace")
+    return Entry(kind, number, name, log[identity_at:end]), end + -(end - at) % 8
+
+
 def decode_entries(log: bytes, at: int = 0) -> Iterator[tuple[Entry, int]]:
     """Every entry with its end, up to the first that is not whole. The number of the log is in its START, if any."""
     log_number, start = 0, at
-    while at + _ENTRY.size <= len(log):
-        magic, name_bytes, kind, identity_bytes, number, check = _ENTRY.unpack_from(log, at)
-        name_at = at + _ENTRY.size
-        identity_at = name_at + name_bytes
-        end = identity_at + identity_bytes
-        if magic != _ENTRY_MAGIC or end > len(log) or kind > max(Kind) or (kind == Kind.START and at != start):
-            return
-        if _check(log[name_at:end], name_bytes, kind, identity_bytes, number, log_number) != check:
-            return
-        if kind == Kind.START:
-            log_number = number
-        at = end + (-(end - at) % 8)
-        name = log[name_at:identity_at].decode(errors="replace")
-        yield Entry(kind, number, name, log[identity_at:end]), at
+    while (found := decode_entry(log, at, log_number)) is not None:
+        entry, end = found
+        if entry.kind == Kind.START:
+            if at != start:
+                return
+            log_number = entry.number
+        yield entry, end
+        at = end
+
+
+def half_bytes(registry_bytes: int) -> int:
+    """Where the second half begins."""
+    return registry_bytes // 2 & -_BLOCK
+
+
+def find_log(log: bytes, second: int) -> tuple[int, int]:
+    """Where the log that counts begins, and its number; ``second`` is where the second half does."""
+    found = [(0, 0)]
+    for base in (0, second):
+        start = decode_entry(log, base, 0)
+        if start is not None and start[0].kind == Kind.START:
+            found.append((base, start[0].number))
+    return max(found, key=lambda base_and_number: base_and_number[1])
 
 
 def _check(text: bytes, name_bytes: int, kind: int, identity_bytes: int, number: int, log_number: int) -> int:
@@ -114,7 +140,7 @@ class NamespaceRegistry:
         self._drive = drive
         self._known: dict[str, Namespace] = {}
         self._by_hash: dict[int, Namespace] = {}
-        self._half_bytes = drive.geometry.registry_bytes // 2 & -_BLOCK
+        self._half_bytes = half_bytes(drive.geometry.registry_bytes)
         self._load(drive.registry_load())
 
     def __iter__(self) -> Iterator[Namespace]:
@@ -164,11 +190,7 @@ class NamespaceRegistry:
 
     # -- the log -----------------------------------------------------------------------------------------------------
     def _load(self, log: bytes) -> None:
-        self._base, self._number = 0, 0
-        for base in (0, self._half_bytes):
-            first = next(decode_entries(log, base), None)
-            if first is not None and first[0].kind == Kind.START and first[0].number > self._number:
-                self._base, self._number = base, first[0].number
+        self._base, self._number = find_log(log, self._half_bytes)
         self._tail = self._base
         for entry, end in decode_entries(log, self._base):
             self._tail = end
