@@ -77,12 +77,17 @@ def plan_geometry(capacity_bytes: int, segment_bytes: int | None, alignment: int
             f"{place}: a segment of {size} bytes is not possible",
             remedy=f"use a power of two from {limits.SEGMENT_BYTES_MIN} to {limits.SEGMENT_BYTES_MAX}",
         )
-    registry_bytes = min(
-        max(capacity_bytes // limits.REGISTRY_SHARE, limits.REGISTRY_BYTES_MIN), limits.REGISTRY_BYTES_MAX
-    )
-    registry_bytes &= ~(SUPERBLOCK_BYTES - 1)
+    # Where the capacity is too small the registry is that of the least capacity, for the message to name.
+    registry_bytes = registry_share(max(capacity_bytes, limits.SEGMENT_COUNT_MIN * size))
     geometry = Geometry(size, 0, registry_bytes, alignment, os.urandom(16), int(time.time()))
     return resize_geometry(geometry, capacity_bytes, place)
+
+
+def registry_share(capacity_bytes: int) -> int:
+    """The bytes of a new store's registry: as a part of 16 MiB steps, so that a few bytes more take nothing away."""
+    steps_bytes = capacity_bytes & -(16 << 20)
+    share = min(max(steps_bytes // limits.REGISTRY_SHARE, limits.REGISTRY_BYTES_MIN), limits.REGISTRY_BYTES_MAX)
+    return share & ~(SUPERBLOCK_BYTES - 1)
 
 
 def resize_geometry(geometry: Geometry, capacity_bytes: int, place: str) -> Geometry:
