@@ -15,7 +15,8 @@ from memkv_server.lane_process import LaneProcess
 
 START = {
     "op": "start", "lane": 0, "lane_count": 1, "auth_keys": ["a1" * 32], "mode": "memory", "drives": [],
-    "capacity_bytes": 32 << 20, "segment_bytes": None, "durability": "relaxed", "limits": {}, "log": {"level": "info", "format": "console"},
+    "capacity_bytes": 32 << 20, "segment_bytes": None, "durability": "relaxed", "limits": {},
+    "log": {"level": "info", "format": "console"},
 }  # fmt: skip
 
 
