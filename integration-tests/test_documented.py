@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import typer.main
 from pydantic import BaseModel
 
 from memkv_core import ClientConfig
+from memkv_lmcache import options as lmcache_options
 from memkv_lmcache.cli import app as lmcache_app
 from memkv_server.cli.app import app as server_app
 from memkv_server.config import ServerConfig
@@ -44,6 +46,16 @@ def _dotted(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 @pytest.mark.parametrize("name", list(_dotted(ServerConfig)))
 def test_node_setting_is_documented(name: str) -> None:
     assert f"`{name}`" in SETTINGS_PAGE
+
+
+@pytest.mark.parametrize("name", sorted({*lmcache_options.MP, *lmcache_options.IN_PROCESS}))
+def test_option_of_lmcache_is_documented(name: str) -> None:
+    page = (ROOT / "docs/adapters/vllm.md").read_text()
+    before, after = page.split("## 4b.")
+    default = {each.name: each.default for each in dataclasses.fields(lmcache_options.Options)}[name]
+    row = f"| `{name}` | {f'`{default}`' if default else 'none'} |"
+    assert (row in before) == (name in lmcache_options.MP)
+    assert (row in after) == (name in lmcache_options.IN_PROCESS)
 
 
 def _variables(page: Path) -> set[str]:

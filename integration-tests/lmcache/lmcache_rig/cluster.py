@@ -39,6 +39,11 @@ class Cluster:
     def down(self) -> None:
         self._memkv("dev", "down", "--dir", str(self.folder))
 
+    def record_count(self) -> int:
+        """How many values the nodes hold."""
+        nodes = json.loads(self._memkv("admin", "status", "--json"))["nodes"]
+        return sum(int(node["storage"]["records"]) for node in nodes)
+
     def processes(self, node: int = 0) -> list[psutil.Process]:
         """A node's supervisor and its lanes."""
         supervisor = psutil.Process(self.nodes[node]["pid"])

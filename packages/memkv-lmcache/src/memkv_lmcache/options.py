@@ -19,9 +19,9 @@ from memkv_lmcache import limits
 
 _log = RateLimitedLog(get_logger(__name__))
 
-_BOTH: Final = ("prefix",)
-_MP: Final = (*_BOTH, "io_threads")
-_IN_PROCESS: Final = (*_BOTH, "io_threads", "put_queue_mb", "tag")
+BOTH: Final = ("prefix",)
+MP: Final = (*BOTH, "io_threads")
+IN_PROCESS: Final = (*BOTH, "io_threads", "put_queue_mb", "tag")
 _LOADER_KEYS: Final = ("module_path", "class_name", "config_class_name")  # LMCache's own, beside ours
 
 
@@ -38,14 +38,14 @@ class Options:
     @classmethod
     def for_mp(cls, params: Mapping[str, Any]) -> Options:
         """From ``adapter_params``. Raises ConfigError that names the key."""
-        return cls._parse(params, "adapter_params", _MP)
+        return cls._parse(params, "adapter_params", MP)
 
     @classmethod
     def for_in_process(cls, extra_config: Mapping[str, Any] | None, start: str) -> Options:
         """From the keys of ``extra_config`` that begin with ``start`` (``storage_plugin.memkv.``)."""
         extra = extra_config or {}
         params = {key.removeprefix(start): value for key, value in extra.items() if key.startswith(start)}
-        return cls._parse(params, f"extra_config: {start}*", _IN_PROCESS)
+        return cls._parse(params, f"extra_config: {start}*", IN_PROCESS)
 
     @classmethod
     def _parse(cls, params: Mapping[str, Any], where: str, own: tuple[str, ...]) -> Options:
