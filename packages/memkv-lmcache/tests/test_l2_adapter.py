@@ -14,6 +14,7 @@ from lmcache_fakes import WHOLE, Desc, MemoryObj, ObjectKey, filled, hashes, unt
 from memkv_core import Client
 from memkv_core.errors import ConfigError, LicenseError
 from memkv_core.testing.socket_server import SocketServer
+from memkv_lmcache import limits
 from memkv_lmcache.l2_adapter import MemKVL2Adapter, MemKVL2AdapterConfig
 
 Make = Callable[..., MemKVL2Adapter]
@@ -82,6 +83,30 @@ def test_a_hole_is_a_hole_wherever_it_is(make_l2: Make, hole: int) -> None:
     expected = [at != hole for at in range(5)]
     assert lookup(adapter, keys) == expected
     assert load(adapter, keys, [MemoryObj() for _ in keys]) == expected
+
+
+def test_parts_of_a_task_are_one_task(make_l2: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many threads as there are objects, and a hole in each part but one."""
+    monkeypatch.setattr(limits, "PART_BYTES_MIN", 1)
+    adapter = make_l2(io_threads=4)
+    keys, sources = hashes(*range(1, 10)), [filled(seed) for seed in range(1, 10)]
+    stored = store(adapter, keys, sources)
+    assert stored.is_successful()
+    assert stored.bytes_transferred() == sum(each.get_size() for each in sources)
+    holes = {0, 3, 8}
+    adapter.delete([keys[at] for at in holes])
+    targets = [MemoryObj() for _ in keys]
+    assert load(adapter, keys, targets) == [at not in holes for at in range(9)]
+    assert all(targets[at].buffer == sources[at].buffer for at in range(9) if at not in holes)
+
+
+def test_a_part_that_fails_fails_the_store(make_l2: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PART_BYTES_MIN", 1)
+    adapter = make_l2(io_threads=4)
+    bad = SimpleNamespace(meta=None, get_size=lambda: 1)
+    result = store(adapter, hashes(1, 2, 3, 4), [filled(1), filled(2), filled(3), bad])
+    assert not result.is_successful()
+    assert lookup(adapter, hashes(1, 2, 3, 4)) == [True, True, True, False]
 
 
 def test_what_is_there_is_not_sent_again(make_l2: Make) -> None:
