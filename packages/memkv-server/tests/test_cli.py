@@ -308,13 +308,58 @@ def test_setup_prepares_a_folder_that_start_takes(
     assert cli(*flags, "--force").returncode == 0
 
 
-def test_setup_refuses_a_foreign_folder_even_by_force(cli: Cli, refused: Refused, tmp_path: Path) -> None:
+def test_setup_refuses_a_foreign_folder_and_by_force_leaves_alone_what_is_in_it(
+    cli: Cli, refused: Refused, tmp_path: Path
+) -> None:
     (tmp_path / "d0").mkdir()
     (tmp_path / "d0" / "thesis.tex").write_text("x")
-    for flag in ("--idempotent", "--force", "--dry-run"):
-        assert "thesis.tex" in refused("setup", "--drives", "new", "--drives", "d0", "--capacity", "64MiB", flag)
+    flags = ("setup", "--drives", "new", "--drives", "d0", "--capacity", "64MiB")
+    for flag in ("--idempotent", "--dry-run"):
+        assert "thesis.tex" in refused(*flags, flag)
     assert sorted(os.listdir(tmp_path)) == ["d0"]
-    assert "no capacity; give --capacity" in refused("setup", "--drives", "new")
+    assert "give --capacity, such as 800GiB" in refused("setup", "--drives", "new")
+    assert cli(*flags, "--force").returncode == 0
+    assert (tmp_path / "d0" / "thesis.tex").read_text() == "x"
+    assert cli("drive", "check", "d0", "new").returncode == 0
+
+
+def test_setup_twice_changes_nothing_even_beside_a_running_node(cli: Cli, start_node: Any, tmp_path: Path) -> None:
+    flags = ("setup", "--drives", "d0,d{1...2}", "--capacity", "64MiB", "--auth-key-file", "k", "--idempotent")
+    first = cli(*flags)
+    assert first.returncode == 0
+    assert first.stdout.count("path: ") == 3
+    (tmp_path / "config.yaml").write_text(first.stdout)
+    start_node("--config", str(tmp_path / "config.yaml"), "--path", str(tmp_path / "d0"))
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.glob("[dk]*/**/*")}
+    again = cli(*flags)
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+    assert again.stderr.count("keep the store that is there (a MemKV store), 67108864 bytes") == 3
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--drives", "a", "--drives", "auto"], "--drives auto stands beside others; use auto alone"),
+        (["--drives", ","], "--drives names none"),
+        (["--drives", "d{4...1}"], "{4...1} is no range; write it as {1...4}"),
+        (
+            ["--drives", "d", "--mode", "memory", "--capacity", "1GiB"],
+            "--mode 'memory' has no drives; use file or direct",
+        ),
+    ],
+)
+def test_setup_with_drives_that_are_none(cli: Cli, flags: list[str], expected: str) -> None:
+    done = cli("setup", *flags)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert expected in done.stderr
+
+
+def test_setup_without_drives_shows_those_of_the_machine(cli: Cli) -> None:
+    done = cli("setup")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[0].split() == ["device", "kind", "size", "model", "state", "because", "auto"]
+    assert done.stderr.splitlines()[-1].startswith("memkv: no drive is named; give --drives auto")
 
 
 def test_admin_of_a_running_node(cli: Cli, start_node: Any) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from memkv_server.cli.output import err, format_bytes
 from memkv_server.drives.check import StoreCheck
+from memkv_server.drives.discovery import BlockDevice, Use
 
 FINDINGS_SHOWN: Final = 20
 _COLOURS: Final = {
@@ -56,6 +57,26 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
 
 def _size(count: int | None) -> str:
     return "-" if count is None else format_bytes(count)
+
+
+def device_table(devices: Sequence[BlockDevice]) -> Table:
+    """The devices of this machine, those first that are to be preferred."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("device", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    table.add_column("size", no_wrap=True, justify="right")
+    table.add_column("model", overflow="ellipsis", no_wrap=True, ratio=1)
+    table.add_column("state", no_wrap=True)
+    table.add_column("because", overflow="fold", ratio=2)
+    table.add_column("auto", no_wrap=True)
+    colours = {Use.FREE: "green", Use.OURS: "cyan"}
+    for device in devices:
+        colour = colours.get(device.use, "yellow")
+        table.add_row(
+            str(device.path), device.kind.value, format_bytes(device.size_bytes), escape(device.model) or "-",
+            f"[{colour}]{device.use.value}[/]", escape(device.reason), "yes" if device.is_for_auto else "-",
+        )  # fmt: skip
+    return table
 
 
 def job_table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -4,8 +4,8 @@
 A damaged header is rebuilt where a sequence number can be proven: by the header's own checksum (then only its state is
 damaged), by the segment's trailer, or by its first record, whose checksums are seeded with that number. Whether the
 segment was still in use follows from the order in which segments are given up, strictly oldest first: it was, where
-an older one still is. Where that is not so, and the header does not say it, it counts as given up: what it holds
-may have been deleted or replaced since, and must not come back.
+an older one still is. Where that is not so, and what is left of the header does not say it, it counts as given up: what
+it holds may have been deleted or replaced since, and must not come back.
 """
 
 from __future__ import annotations
@@ -148,11 +148,17 @@ def _candidates(slot: Slot, part: Part, geometry: Geometry, taken: set[int]) -> 
 
 
 def _says_in_use(slot: Slot, part: Part, geometry: Geometry, sequence: int) -> bool:
-    """Whether all of the header but its state verifies, and the state is one bit away from one of a segment in use."""
+    """Whether the header, damaged as it is, still says that this segment was in use.
+
+    The codes of the states differ in four bits each, so one that is at most a bit away from a code in use is believed
+    where the rest stands by it: it verifies with magic and sequence put right, or both are as they should be.
+    """
     block, _ = part.read_around(slot.place.address, SEGMENT_HEADER.size)
-    state = block[8]
+    magic, state, said, *rest = SEGMENT_HEADER.unpack(block)
     nearest = [known for known in SegmentState if bin(known ^ state).count("1") <= 1]
-    if not block.startswith(SEGMENT_MAGIC) or len(nearest) != 1 or nearest[0] not in _IN_USE:
+    if len(nearest) != 1 or nearest[0] not in _IN_USE:
         return False
-    mended = decode_segment_header(block[:8] + bytes([nearest[0]]) + block[9:], 0, geometry.uuid)
-    return mended is not None and mended.sequence == sequence
+    mended = SEGMENT_HEADER.pack(SEGMENT_MAGIC, nearest[0], sequence, *rest)
+    if decode_segment_header(mended, 0, geometry.uuid) is not None:
+        return True
+    return bool(magic == SEGMENT_MAGIC and said == sequence and state == nearest[0])
