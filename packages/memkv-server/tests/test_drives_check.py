@@ -21,6 +21,7 @@ from memkv_server.drives.image import open_image
 from memkv_server.drives.repair import repair_store
 from memkv_server.engine import Namespace, SegmentEngine, Status, open_engine
 from memkv_server.engine.drive import FORMAT_FILE, REGISTRY_FILE, SEGMENTS_FILE
+from memkv_server.engine.durability import Level
 from memkv_server.engine.index import place_address
 from memkv_server.engine.registry import Entry, Kind, half_bytes
 from memkv_server.engine.segment import (
@@ -529,3 +530,49 @@ def test_findings_are_all_counted_and_the_first_ones_kept() -> None:
         findings.add(Finding(Damage.PAYLOAD, "f", number, "c"))
     assert (findings.count, len(findings.kept)) == (FINDINGS_KEPT + 5, FINDINGS_KEPT)
     assert findings.as_json()["by_damage"] == {"payload": FINDINGS_KEPT + 5}
+
+
+# -- durability strict ------------------------------------------------------------------------------------------------
+def test_what_was_under_way_when_the_power_failed_hides_nothing(tmp_path: Path) -> None:
+    """As a start decides it: a torn replacement that nobody was told of does not cost the value before it."""
+    path = tmp_path / "store"
+    engine = open_engine("file", path, CAPACITY, SEGMENT, level=Level.STRICT)
+    namespace = engine.open_namespace("n", b"{}")
+    assert namespace is not None
+    old, new, rotten, kept = (block(number, SIZE) for number in range(4))
+    put(engine, namespace, {b"k": old, b"r": rotten})
+    settle(engine)
+    put(engine, namespace, {b"k2": kept})
+    settle(engine)
+    put(engine, namespace, {b"k": new})
+    shutil.copytree(path, tmp_path / "cut")
+    engine.close()
+    segments = Bytes(tmp_path / "cut")
+    segments.flip(segments.find(new) + 4000)
+    segments.flip(segments.find(rotten) + 4000)
+    shutil.copytree(tmp_path / "cut", tmp_path / "started")
+    assert check(tmp_path / "cut").findings.counts == {Damage.PAYLOAD: 2}
+    assert "sealed anew" in repair(tmp_path / "cut")[0]
+    for store in ("cut", "started"):
+        assert served(tmp_path / store, [b"k", b"r", b"k2"]) == [old, None, kept]
+
+
+def settle(engine: SegmentEngine) -> None:
+    ticket = engine.ticket()
+    while ticket is not None and not ticket.settled:
+        engine.tick()
+
+
+def test_an_open_segment_of_a_later_run_with_a_damaged_header(tmp_path: Path) -> None:
+    """Its number is far from all others: each start leaps."""
+    path = tmp_path / "store"
+    values = filled(path, 40)
+    engine, namespace = opened(path)
+    more = {b"later%d" % number: block(1000 + number, SIZE) for number in range(30)}
+    put(engine, namespace, more)
+    engine.close()
+    segments = Bytes(path)
+    (slot,) = segments.slots(SegmentState.OPEN)
+    segments.flip(slot * SEGMENT + 18)
+    assert check(path).findings.counts == {Damage.SEGMENT_HEADER: 1}
+    mended(path, {**values, **more}, set())

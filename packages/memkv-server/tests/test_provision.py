@@ -14,10 +14,10 @@ import pytest
 
 from memkv_core.errors import ConfigError, StorageError
 from memkv_core.testing.engine_tests import block, get, put
+from memkv_server.capacity import Share
 from memkv_server.drives.check import check_store
 from memkv_server.drives.image import open_image
 from memkv_server.engine import open_engine
-from memkv_server.engine.store import Share
 from memkv_server.provision import Action, Step, carry_out, plan
 
 MIB = 1 << 20

@@ -18,13 +18,14 @@ from typing import Final
 
 from memkv_core.errors import ConfigError, StorageError
 from memkv_core.files import reason_of
+from memkv_server.capacity import Share
 from memkv_server.drives.discovery import Use, device_use
 from memkv_server.drives.image import held, is_device
 from memkv_server.drives.signature import content_of
 from memkv_server.engine.drive import FORMAT_FILE, RECORD_ALIGNMENT, REGISTRY_FILE, SEGMENTS_FILE, FileDrive
 from memkv_server.engine.folder import BENIGN, explained, load_superblock, refuse_full, store_superblock
 from memkv_server.engine.limits import DEVICE_HEAD_BYTES, DEVICE_TAIL_BYTES
-from memkv_server.engine.store import DIRECT_ALIGNMENT, Share, open_device, open_folder, share_bytes
+from memkv_server.engine.store import DIRECT_ALIGNMENT, open_device, open_folder, share_bytes
 from memkv_server.engine.superblock import SUPERBLOCK_BYTES, Geometry, decode_superblock, plan_geometry
 
 STORE_FILES: Final = (FORMAT_FILE, REGISTRY_FILE, SEGMENTS_FILE)

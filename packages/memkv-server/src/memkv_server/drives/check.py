@@ -44,6 +44,8 @@ class SegmentCheck:
     tail: int = SEGMENT_DATA_AT
     records: int = 0  # intact, live or not
     damaged: int = 0
+    suspects: list[Record] = field(default_factory=list)  # damaged, in a segment without a footer
+    durable_sequence: int = 0  # all records up to this one are known to have been durable
     must_seal: bool = False  # a repair has to write header and footer
 
 
@@ -126,6 +128,7 @@ def check_store(image: StoreImage, *, data: bool = False, progress: Progress = n
     for number, slot in enumerate(used):
         check.segments.append(_check_segment(slot, data, check.findings))
         progress((number + 1) * geometry.segment_bytes, len(used) * geometry.segment_bytes)
+    _judge(check.segments)
     _restore_copies(check.segments)
     check.live_records, check.live_bytes = _live(check.segments)
     return check
@@ -162,13 +165,14 @@ def _check_segment(slot: Slot, data: bool, findings: Findings) -> SegmentCheck:
         segment.tail = footer[1]
         for record in footer_records(footer[0], place, data, report):
             _take(segment, record)
+            segment.durable_sequence = max(segment.durable_sequence, record.sequence)
     else:
         if state == SegmentState.SEALED and header is not None:
             report(Damage.FOOTER, place.size - 64, "its footer is damaged, and a node has to scan it at every start")
         scan = Scan()
         for record in scanned_records(place, scan, report):
             _take(segment, record)
-        segment.tail = scan.tail
+        segment.tail, segment.durable_sequence = scan.tail, scan.durable_sequence
     segment.must_seal = slot.damaged or findings.count > before
     return segment
 
@@ -179,9 +183,21 @@ def _take(segment: SegmentCheck, record: Record) -> None:
         segment.records += record.intact
         segment.damaged += not record.intact
         if not record.intact:
+            if not segment.sealed:
+                segment.suspects.append(record)
+                return
             # Not left out: what it replaced must not come back in its place.
             state = RecordState.TOMBSTONE
     segment.entries += record.encode(state)
+
+
+def _judge(segments: list[SegmentCheck]) -> None:
+    """A damaged record hides what it replaced, unless it was under way when the power failed: see recovery.py."""
+    durable_sequence = max((segment.durable_sequence for segment in segments), default=0)
+    for segment in segments:
+        for record in segment.suspects:
+            if not record.stamp or record.sequence <= durable_sequence:
+                segment.entries += record.encode(RecordState.TOMBSTONE)
 
 
 def _restore_copies(segments: list[SegmentCheck]) -> None:

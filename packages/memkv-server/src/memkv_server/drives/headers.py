@@ -10,13 +10,13 @@ it holds may have been deleted or replaced since, and must not come back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from memkv_server.drives.findings import Damage, Finding
 from memkv_server.drives.image import Part, UnreadableError
-from memkv_server.drives.records import SegmentPlace, header_at
+from memkv_server.drives.records import HEADER_BYTES_MAX, SegmentPlace, header_at
 from memkv_server.engine.segment import (
     SEGMENT_DATA_AT,
     SEGMENT_HEADER,
@@ -24,6 +24,7 @@ from memkv_server.engine.segment import (
     TRAILER_BYTES,
     SegmentHeader,
     SegmentState,
+    decode_record,
     decode_segment_header,
     segment_seed,
     trailer_sequence,
@@ -45,7 +46,7 @@ class Slot:
     damaged: bool = False
 
 
-def read_slots(part: Part, geometry: Geometry, report: Iterable[Finding] | None = None) -> list[Slot]:
+def read_slots(part: Part, geometry: Geometry) -> list[Slot]:
     """Every segment. Those in use have their sequence; a damaged header is ``damaged``, and in use where proven."""
     slots = [_read(part, geometry, number) for number in range(geometry.segment_count)]
     _settle_twins(slots, geometry)
@@ -123,28 +124,39 @@ def _proves(place: SegmentPlace, uuid: bytes) -> bool:
 
 
 def _rescue(slot: Slot, part: Part, geometry: Geometry, taken: set[int], oldest: int) -> None:
-    for sequence in _candidates(slot, part, geometry, taken):
-        if sequence < max(oldest, 1) or sequence in taken:
-            continue
-        place = _place(part, geometry, slot.number, sequence)
-        if not _proves(place, geometry.uuid):
-            continue
-        if any(known < sequence for known in taken) or _says_in_use(slot, part, geometry, sequence):
-            slot.place, slot.in_use = place, True
-            taken.add(sequence)
+    sequence = _proven_sequence(slot, part, geometry, taken)
+    if sequence is None or sequence < max(oldest, 1) or sequence in taken:
         return
+    if any(known < sequence for known in taken) or _says_in_use(slot, part, geometry, sequence):
+        slot.place, slot.in_use = _place(part, geometry, slot.number, sequence), True
+        taken.add(sequence)
 
 
-def _candidates(slot: Slot, part: Part, geometry: Geometry, taken: set[int]) -> Iterable[int]:
+def _proven_sequence(slot: Slot, part: Part, geometry: Geometry, taken: set[int]) -> int | None:
+    """The sequence number that the trailer bears, or else the first record under one of those that are likely."""
     at, size = slot.place.address, geometry.segment_bytes
-    block, _ = part.read_around(at, SEGMENT_HEADER.size)
     trailer, _ = part.read_around(at + size - TRAILER_BYTES, TRAILER_BYTES)
-    yield int(SEGMENT_HEADER.unpack(block)[2])
     sealed = trailer_sequence(trailer, TRAILER_BYTES, geometry.uuid)
     if sealed is not None:
-        yield sealed
-    elif taken:
-        yield from range(max(1, min(taken) - _SEARCHED), max(taken) + _SEARCHED)
+        return sealed
+    block, _ = part.read_around(at, SEGMENT_HEADER.size)
+    first, _ = part.read_around(at + SEGMENT_DATA_AT, HEADER_BYTES_MAX)
+    for sequence in _likely(SEGMENT_HEADER.unpack(block)[2], taken):
+        if decode_record(first, 0, len(first), segment_seed(geometry.uuid, sequence)) is not None:
+            return sequence
+    return None
+
+
+def _likely(said: int, taken: set[int]) -> Iterator[int]:
+    """What the header says, that with any one bit flipped, and the neighbours of the others: a run counts by one."""
+    yield said
+    yield from (said ^ 1 << bit for bit in range(64))
+    tried = set(taken)
+    for known in taken:
+        for sequence in range(max(1, known - _SEARCHED), known + _SEARCHED):
+            if sequence not in tried:
+                tried.add(sequence)
+                yield sequence
 
 
 def _says_in_use(slot: Slot, part: Part, geometry: Geometry, sequence: int) -> bool:

@@ -87,6 +87,7 @@ class Record:
     length: int
     state: int
     intact: bool = True
+    stamp: int = 0  # see engine/segment.py; only a scan reads it
 
     def encode(self, state: int) -> bytes:
         """Its footer entry."""
@@ -176,6 +177,7 @@ class Scan:
 
     tail: int = SEGMENT_DATA_AT
     torn: bool = False  # something committed stands behind a gap
+    durable_sequence: int = 0  # all records up to this one are known to have been durable
 
 
 def scanned_records(place: SegmentPlace, scan: Scan, report: Report) -> Iterator[Record]:
@@ -194,10 +196,11 @@ def scanned_records(place: SegmentPlace, scan: Scan, report: Report) -> Iterator
                 scan.torn = True
                 report(Damage.GAP, gap_at, f"{at - gap_at} bytes are no record, and records follow")
             continue
+        scan.durable_sequence = max(scan.durable_sequence, header.stamp - 1)
         if header.committed:
             record = Record(
                 hash_key(header.key, header.namespace_hash), header.namespace_hash, header.sequence, at, length,
-                header.state,
+                header.state, stamp=header.stamp,
             )  # fmt: skip
             if header.state == RecordState.COMMITTED:
                 record.intact = payload_is_intact(place, at, header, report)
