@@ -11,18 +11,18 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from memkv_core.errors import StorageError
+from memkv_server.config import ServerConfig
 from memkv_server.lane_process import LaneProcess
+from memkv_server.supervisor import start_message
 
-START = {
-    "op": "start", "lane": 0, "lane_count": 1, "auth_keys": ["a1" * 32], "mode": "memory", "drives": [],
-    "capacity_bytes": 32 << 20, "segment_bytes": None, "durability": "relaxed", "limits": {},
-    "log": {"level": "info", "format": "console"},
-}  # fmt: skip
+CONFIG = ServerConfig.load(
+    None, {"network": {"auth_key": "a1" * 32}, "storage": {"mode": "memory", "capacity": "32MiB"}}
+)
 
 
 def with_lane(body: Callable[[LaneProcess], Awaitable[None]]) -> None:
     async def main() -> None:
-        lane = LaneProcess(0, START)
+        lane = LaneProcess(0, start_message(CONFIG, 0))
         task = asyncio.create_task(lane.run())
         try:
             await asyncio.wait_for(lane.settled.wait(), 30)
