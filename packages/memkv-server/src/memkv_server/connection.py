@@ -5,8 +5,8 @@
                           │ ▲
                           └─┘ while output is pending nothing more is read: a slow reader slows itself, not the lane
 
-The answer to a put may have to wait for the drive (``Response.barrier``). It keeps its place: answers to later frames,
-up to PENDING_MAX in all, wait behind it, and ``settle`` sends what may go.
+An answer may have to wait for the drive (``Response.barrier``, ``reading``). It keeps its place: answers to later
+frames, up to PENDING_MAX in all, wait behind it, and ``settle`` sends what may go.
 
 Payload bytes of a PUT go by ``recvmsg_into`` into the reservation's extents, those of a GET by ``sendmsg`` from the
 engine's views. What came along with a frame's head (at most READ_AHEAD_BYTES) is copied over.
@@ -194,6 +194,9 @@ class Connection:
         for read in [output.read for output in self._outputs] + [response.read for _, _, response in self._pending]:
             if read is not None:
                 self._context.engine.release(read)
+        for _, _, response in self._pending:
+            if response.reading is not None:
+                response.reading.abandon()
         self._outputs.clear()
         self._pending.clear()
         self._context.waiting.discard(self)

@@ -19,7 +19,7 @@ from memkv_core import wire
 from memkv_core.errors import RemoteProtocolError, StorageError
 from memkv_core.log import RateLimitedLog
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode
-from memkv_server.engine.base import Barrier, Engine, Namespace, ReadBatch, Reservation, Status
+from memkv_server.engine.base import Barrier, Engine, Namespace, ReadBatch, Reading, Reservation, Status
 
 _LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.handler"))
 _RUN: Final = struct.Struct("<I")
@@ -33,7 +33,7 @@ _NOT_DURABLE: Final = bytes(
 class Response:
     """What goes back: the frame's fields, the payload's views, and the read that pins them.
 
-    One with a ``barrier`` must not go before that has settled, and then as ``settled`` gives it.
+    One with a ``barrier`` or a ``reading`` must not go before that has settled, and then as ``settled`` gives it.
     """
 
     metadata: bytes = b""
@@ -43,14 +43,21 @@ class Response:
     payload_bytes: int = 0
     read: ReadBatch | None = None
     barrier: Barrier | None = None
+    reading: Reading | None = None
+    finish: Callable[[ReadBatch], Response] | None = None
 
     @property
     def may_go(self) -> bool:
         """Whether nothing is left to be waited for."""
-        return self.barrier is None or self.barrier.settled
+        return (self.barrier is None or self.barrier.settled) and (self.reading is None or self.reading.settled)
 
     def settled(self) -> Response:
-        """Itself, or where the drive failed meanwhile what is said instead: nothing was stored or deleted."""
+        """Itself, or what came of its ``reading``.
+
+        Where the drive failed before the barrier settled it says instead that nothing was stored or deleted.
+        """
+        if self.reading is not None and self.finish is not None:
+            return self.finish(self.reading.finish())
         if self.barrier is not None and self.barrier.failure is not None:
             self.metadata = self.metadata.translate(_NOT_DURABLE)
         return self
@@ -140,22 +147,34 @@ class Handler:
     # -- the others: (response, hits)
     def _get(self, namespace: Namespace, header: Header, metadata: bytes) -> tuple[Response, int]:
         keys, capacities = wire.decode_get(metadata, header.key_count)
-        read = self.engine.read(namespace, keys, capacities)
+        reading = self.engine.begin_read(namespace, keys, capacities)
         wants_meta = header.flags & Flag.META
+        if reading.settled:
+            response = self._read(namespace, wants_meta, reading.finish())
+            return response, len(response.views)
+
+        def finish(read: ReadBatch) -> Response:
+            response = self._read(namespace, wants_meta, read)
+            self.counters["get"].hits += len(response.views)
+            self.counters["get"].bytes_out += response.payload_bytes
+            return response
+
+        return Response(count=header.key_count, reading=reading, finish=finish), 0
+
+    def _read(self, namespace: Namespace, wants_meta: int, read: ReadBatch) -> Response:
         views = [view for view in read.views if view is not None]
         namespace.hits += len(views)
-        namespace.misses += len(keys) - len(views)
-        response = Response(
+        namespace.misses += len(read.views) - len(views)
+        return Response(
             wire.encode_get_response(
                 read.statuses, read.digest_kinds, read.lengths, read.digests, read.metas if wants_meta else None
             ),
             flags=Flag.RESPONSE | wants_meta,
-            count=header.key_count,
+            count=len(read.views),
             views=views,
             payload_bytes=sum(map(len, views)),
             read=read,
         )
-        return response, len(views)
 
     def _exists(self, namespace: Namespace, header: Header, metadata: bytes) -> tuple[Response, int]:
         statuses = self.engine.exists(namespace, wire.decode_keys(metadata, header.key_count))

@@ -97,6 +97,20 @@ class Barrier(Protocol):
         """Once settled: why it is not known what is durable; None: all of it is."""
 
 
+class Reading(Protocol):
+    """A read that was begun. Either ``finish`` or ``abandon`` is called, once."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether ``finish`` may be called."""
+
+    def finish(self) -> ReadBatch:
+        """The outcome; ``Engine.release`` follows as after ``Engine.read``."""
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: what it holds is given back, at the latest when it settles."""
+
+
 class Engine(Protocol):
     """What a lane asks of its storage. Statuses are ``bytes`` of ``Status`` values, one per key."""
 
@@ -137,6 +151,9 @@ class Engine(Protocol):
 
     def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
         """Finds values and pins them. ``capacities[i]`` is the size of target i in bytes."""
+
+    def begin_read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> Reading:
+        """The same without waiting for a drive; what has to settles in a ``tick`` of which ``wake_fd`` tells."""
 
     def release(self, batch: ReadBatch) -> None: ...
 

@@ -56,7 +56,7 @@ class DirectDrive:
             store.close()
             raise
         self._pool = RamPool(memory_bytes, self._space.drop, self._space.drop_frame)
-        self._arrived: deque[tuple[Extent, bool]] = deque()  # what was read, or could not be, for the pool to note
+        self._arrived: deque[Extent] = deque()  # what has been read, for the pool to note
         self._threads = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="memkv-drive-read")
         self._queue = WriteQueue(store.fd, store.base, self._memory_at, self.health, store.name)
         self._headers: Counter[int] = Counter()  # address of a segment -> how often its first page is queued
@@ -198,6 +198,7 @@ class DirectDrive:
     def release(self, extents: Sequence[Extent]) -> None:
         """The end of a ``hold``."""
         if not self._closed:
+            self._settle()  # what has arrived stays, what has not does not
             self._pool.release(extents)
 
     def fetch(self, extents: Sequence[Extent]) -> list[int]:
@@ -230,10 +231,10 @@ class DirectDrive:
                 piece = pieces.popleft()
             except IndexError:
                 return
-            whole = self._read(piece)
-            if not whole:
+            if self._read(piece):
+                self._arrived.append(piece)
+            else:
                 failed.append(piece)
-            self._arrived.append((piece, whole))
 
     def _read(self, piece: Extent) -> bool:
         start, length = piece
@@ -252,8 +253,7 @@ class DirectDrive:
     def _settle(self) -> None:
         """Tells the pool what the threads have done since."""
         while self._arrived:
-            extent, whole = self._arrived.popleft()
-            self._pool.arrived(extent, whole=whole)
+            self._pool.arrived(self._arrived.popleft())
         for write in self._queue.take_done():
             if write.copy is not None:
                 self._headers[write.address] -= 1

@@ -18,7 +18,7 @@ from typing import Any, Final
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
 from memkv_server.capacity import Share
-from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reservation, Status
+from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reading, Reservation, Status
 from memkv_server.engine.bay import Bay
 from memkv_server.engine.durability import Level, Ticket, Tickets
 from memkv_server.engine.engine import SegmentEngine, open_engine
@@ -27,13 +27,13 @@ from memkv_server.engine.jobs import RUNNING, STOPPED, Job, Work
 from memkv_server.engine.lane_namespaces import LaneNamespaces
 from memkv_server.engine.limits import POOL_BYTES_DEFAULT, POOL_BYTES_MIN, WATCH_S
 from memkv_server.engine.placement import homes, slot_of
+from memkv_server.engine.reader import misses
 from memkv_server.engine.reservation import PutReservation
 from memkv_server.engine.segment import hash_key
 from memkv_server.engine.store import share_bytes
 from memkv_server.engine.usage import add_usage
 
 _LOG: Final = RateLimitedLog(logging.getLogger(__name__))
-_NO_DIGEST = bytes(16)
 _Part = tuple[Bay, "list[int]"]  # a drive, and the positions in the batch of the keys that live there
 
 
@@ -46,6 +46,30 @@ class SetReservation:
         self.extents: list[memoryview | None] = [None] * count
         self.statuses = bytearray([Status.READ_ONLY]) * count  # where no drive takes it
         self.parts: list[tuple[SegmentEngine, Reservation, list[int]]] = []
+
+
+class _SetReading:
+    """Reads on several drives as one."""
+
+    __slots__ = ("_count", "_parts")
+
+    def __init__(self, count: int, parts: Sequence[tuple[SegmentEngine, Reading, list[int]]]) -> None:
+        self._count = count
+        self._parts = parts
+
+    @property
+    def settled(self) -> bool:
+        """See ``Reading``."""
+        return all(reading.settled for _, reading, _ in self._parts)
+
+    def finish(self) -> ReadBatch:
+        """See ``Reading``."""
+        return _whole(self._count, [(engine, reading.finish(), places) for engine, reading, places in self._parts])
+
+    def abandon(self) -> None:
+        """See ``Reading``."""
+        for _, reading, _ in self._parts:
+            reading.abandon()
 
 
 class DriveSet:
@@ -227,27 +251,25 @@ class DriveSet:
     # -- reads -------------------------------------------------------------------------------------------------------
     def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
         """See ``Engine``."""
-        count = len(keys)
-        whole = ReadBatch(
-            bytearray(count), [0] * count, [_NO_DIGEST] * count, bytearray(count), [b""] * count, [None] * count
+        return _whole(
+            len(keys),
+            [
+                (bay.engine, bay.engine.read(namespace, _pick(keys, places), _pick(capacities, places)), places)
+                for bay, places in self._split(namespace, keys)
+                if bay.engine is not None
+            ],
         )
-        for bay, places in self._split(namespace, keys):
-            if bay.engine is None:
-                continue
-            part = bay.engine.read(namespace, _pick(keys, places), _pick(capacities, places))
-            if len(places) == count:
-                whole = part
-                whole.pins = [(bay.engine, ReadBatch(bytearray(), [], [], bytearray(), [], [], part.pins))]
-                break
-            for at, place in enumerate(places):
-                whole.statuses[place] = part.statuses[at]
-                whole.lengths[place] = part.lengths[at]
-                whole.digests[place] = part.digests[at]
-                whole.digest_kinds[place] = part.digest_kinds[at]
-                whole.metas[place] = part.metas[at]
-                whole.views[place] = part.views[at]
-            whole.pins.append((bay.engine, part))
-        return whole
+
+    def begin_read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> Reading:
+        """See ``Engine``: it settles when it has on every drive."""
+        return _SetReading(
+            len(keys),
+            [
+                (bay.engine, bay.engine.begin_read(namespace, _pick(keys, places), _pick(capacities, places)), places)
+                for bay, places in self._split(namespace, keys)
+                if bay.engine is not None
+            ],
+        )
 
     def release(self, batch: ReadBatch) -> None:
         """See ``Engine``."""
@@ -399,6 +421,25 @@ class DriveSet:
 
 def _no_bell() -> None:
     """Nobody sleeps who would have to be woken."""
+
+
+def _whole(count: int, parts: Sequence[tuple[SegmentEngine, ReadBatch, list[int]]]) -> ReadBatch:
+    """The batches of the drives as one, in the order of the keys."""
+    if len(parts) == 1 and len(parts[0][2]) == count:
+        engine, whole, _ = parts[0]
+        whole.pins = [(engine, ReadBatch(bytearray(), [], [], bytearray(), [], [], whole.pins))]
+        return whole
+    whole = misses(count)
+    for engine, part, places in parts:
+        for at, place in enumerate(places):
+            whole.statuses[place] = part.statuses[at]
+            whole.lengths[place] = part.lengths[at]
+            whole.digests[place] = part.digests[at]
+            whole.digest_kinds[place] = part.digest_kinds[at]
+            whole.metas[place] = part.metas[at]
+            whole.views[place] = part.views[at]
+        whole.pins.append((engine, part))
+    return whole
 
 
 def _pick(values: Sequence[Any], places: list[int]) -> Sequence[Any]:

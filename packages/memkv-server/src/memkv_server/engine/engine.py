@@ -14,7 +14,7 @@ from typing import Any
 from memkv_core.errors import StorageError
 from memkv_server.capacity import Share
 from memkv_server.engine.account import Account
-from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reservation
+from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reading, Reservation
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.direct import DirectDrive
@@ -28,6 +28,7 @@ from memkv_server.engine.limits import POOL_BYTES_DEFAULT
 from memkv_server.engine.namespaces import next_epoch
 from memkv_server.engine.pool import Phase, SegmentPool
 from memkv_server.engine.reader import Reader
+from memkv_server.engine.reads import Finished, Reads
 from memkv_server.engine.recovery import recover
 from memkv_server.engine.registry import NamespaceRegistry
 from memkv_server.engine.reservation import PutReservation, Writer
@@ -56,6 +57,7 @@ class SegmentEngine:
         self._drive = drive
         self.level = level
         self._wake: Wake | None = None
+        self._notify = notify
         self._counters = Counters()
         self._namespaces = NamespaceRegistry(drive)
         self._index = Index(drive.geometry.segment_bytes)
@@ -69,6 +71,7 @@ class SegmentEngine:
         self._reader = Reader(self._pool, self._index, self._counters, policy)
         self._cleaner = Cleaner(self._pool, self._index, self._counters, self._reader, policy)
         self._writer = Writer(self._pool, self._index, self._counters, self._reader, self._cleaner)
+        self._reads = Reads(self._reader, notify or (lambda: None))
         self._durability = self._make_durability(notify)
         self._pool.durability = self._durability
         self._closed = False
@@ -184,9 +187,19 @@ class SegmentEngine:
         """See ``Engine``."""
         return self._reader.read(namespace, keys, capacities)
 
+    def begin_read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> Reading:
+        """See ``Engine``. Without a ``notify`` it waits for the drive."""
+        plan = self._reader.plan(namespace, keys, capacities)
+        if plan.missing and self._notify is not None:
+            return self._reads.begin(plan)
+        if plan.missing:
+            self._reader.fetch(plan)
+        return Finished(self._reader.finish(plan), self.release)
+
     def release(self, batch: ReadBatch) -> None:
         """See ``Engine``."""
-        self._reader.release(batch)
+        if not self._closed:
+            self._reader.release(batch)
 
     def exists(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
         """See ``Engine``."""
@@ -205,6 +218,7 @@ class SegmentEngine:
         """See ``Engine``."""
         durability, pool = self._durability, self._pool
         durability.settle()
+        self._reads.poll()
         if pool.sealing or pool.freeing:
             with contextlib.suppress(StorageError):  # the drive has noted it, and takes no more writes
                 pool.advance()
@@ -315,6 +329,7 @@ class SegmentEngine:
     def retire(self) -> None:
         """No call touches the drive any more but ``close``, which any thread may then make. Barriers fail."""
         self._closed = True
+        self._reads.close()
         self._durability.close(f"{self._drive.path}: the drive was taken out of service")
 
     def close(self) -> None:
@@ -324,8 +339,10 @@ class SegmentEngine:
             with contextlib.suppress(StorageError):  # then what is not sealed is scanned at the next start
                 self._pool.advance()
         self._closed = True
+        self._reads.close()
         self._durability.close("the node stops")
         self._durability.join_thread()
+        self._reads.join()
         self._drive.close()
         if self._wake is not None:
             self._wake.close()

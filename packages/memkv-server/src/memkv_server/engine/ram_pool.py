@@ -143,13 +143,24 @@ class RamPool:
         return missing, refused
 
     def release(self, extents: Iterable[Extent]) -> None:
-        """The end of a ``hold`` of these extents."""
+        """The end of a ``hold`` of these extents. What never arrived, and nobody else waits for, is absent again."""
         for extent in extents:
             for number, first, end in _parts(extent):
                 frame = self._frames[number]
                 self.held_bytes -= frame.release(first, end)
-                if not frame.resident and frame.holds is None:
+                if _LOADING in frame.pages[first:end]:
+                    self._forsake(number, first, end)
+                elif not frame.resident and frame.holds is None:
                     self._forget(number)
+
+    def _forsake(self, number: int, first: int, end: int) -> None:
+        frame = self._frames[number]
+        lost = np.frombuffer(frame.pages, dtype=np.uint8)[first:end] == _LOADING
+        if frame.holds is not None:
+            lost &= frame.holds[first:end] == 0
+        for run_first, run_end in _runs(lost):
+            self._drop(*_bytes_of(number, first + run_first, first + run_end))
+            self._change(number, first + run_first, first + run_end, _LOST)
 
     def loading(self, extents: Iterable[Extent]) -> list[Extent]:
         """What of these extents must be read from the drive, neighbours joined. Any thread."""
@@ -163,11 +174,11 @@ class RamPool:
                     _join(found, _bytes_of(number, run.start(), run.end()))
         return found
 
-    def arrived(self, extent: Extent, *, whole: bool = True) -> None:
-        """What was ``loading`` has been read, or could not be."""
+    def arrived(self, extent: Extent) -> None:
+        """What was ``loading`` has been read."""
         for number, first, end in _parts(extent):
             if number in self._frames:
-                self._change(number, first, end, _ARRIVED if whole else _LOST)
+                self._change(number, first, end, _ARRIVED)
 
     # -- writers ------------------------------------------------------------------------------------------------------
     def prepare(self, extent: Extent, *, urgent: bool = False) -> bool:
@@ -288,8 +299,7 @@ class RamPool:
         if not frame.resident and frame.holds is None:
             self._forget(number)
             return
-        edges = np.flatnonzero(np.diff(goes, prepend=False, append=False)).tolist()
-        for first, end in zip(edges[::2], edges[1::2], strict=True):
+        for first, end in _runs(goes):
             self._drop(*_bytes_of(number, first, end))
         self._frames.move_to_end(number)
 
@@ -328,6 +338,12 @@ def _parts(extent: Extent) -> Iterator[tuple[int, int, int]]:
         end = min(FRAME_PAGES, first + last - page)
         yield number, first, end
         page += end - first
+
+
+def _runs(mask: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Where a mask is true: first position and the one after the last, of each run."""
+    edges = np.flatnonzero(np.diff(mask, prepend=False, append=False)).tolist()
+    return list(zip(edges[::2], edges[1::2], strict=True))
 
 
 def _join(extents: list[Extent], extent: Extent) -> None:

@@ -126,10 +126,7 @@ class Reader:
     def finish(self, plan: ReadPlan) -> ReadBatch:
         """The batch, now that all of it is in memory."""
         keys, capacities, hashes, namespace = plan.keys, plan.capacities, plan.hashes, plan.namespace
-        count = len(keys)
-        batch = ReadBatch(
-            bytearray(count), [0] * count, [_NO_DIGEST] * count, bytearray(count), [b""] * count, [None] * count
-        )
+        batch = misses(len(keys))
         shards, shift, segments = self._index.shards, self._pool.segment_shift, self._pool.segments
         mask, touched = self._pool.alignment - 1, self._policy.touched
         pinned: dict[int, Segment] = {}
@@ -291,6 +288,13 @@ class Reader:
             return Status.HIT
         self.drop_corrupt(namespace.hash, key_hash, place)
         return Status.BAD_DIGEST
+
+
+def misses(count: int) -> ReadBatch:
+    """A batch in which nothing was found."""
+    return ReadBatch(
+        bytearray(count), [0] * count, [_NO_DIGEST] * count, bytearray(count), [b""] * count, [None] * count
+    )
 
 
 def _runs(places: Sequence[int | None]) -> list[tuple[int, int]]:

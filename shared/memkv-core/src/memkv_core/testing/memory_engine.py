@@ -66,6 +66,23 @@ class DictReadBatch:
     released: bool = False
 
 
+@dataclass(frozen=True)
+class DictReading:
+    """A read that has ended."""
+
+    engine: DictEngine
+    batch: DictReadBatch
+    settled: bool = True
+
+    def finish(self) -> DictReadBatch:
+        """What was read."""
+        return self.batch
+
+    def abandon(self) -> None:
+        """Nobody wants it."""
+        self.engine.release(self.batch)
+
+
 @dataclass
 class Store:
     """What survives a ``reopen``."""
@@ -192,6 +209,10 @@ class DictEngine:
             batch.views[place] = memoryview(block.value)
         self.open_reads += 1
         return batch
+
+    def begin_read(self, namespace: DictNamespace, keys: Sequence[bytes], capacities: Sequence[int]) -> DictReading:
+        """``read``: there is no drive to wait for."""
+        return DictReading(self, self.read(namespace, keys, capacities))
 
     def release(self, batch: DictReadBatch) -> None:
         if batch.released:
