@@ -187,6 +187,10 @@ class ServerConfig(SectionedSettings):
             drives.append(entry)
         return drives
 
+    def capacities(self) -> list[int | Share]:
+        """The capacity of each drive, in the order of ``storage.drives``."""
+        return _capacities(self.storage)
+
     @property
     def drive_memory_bytes(self) -> int | None:
         """What each drive of mode direct may take of ``memory.max_size``; None: the default."""

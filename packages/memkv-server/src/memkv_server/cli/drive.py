@@ -35,6 +35,11 @@ _SCRUB_EXAMPLES: Final = (
     "memkv drive scrub /srv/memkv0                             offline: as check --data --repair",
 )
 
+_EVACUATE_EXAMPLES: Final = (
+    "memkv drive evacuate /srv/memkv1 --config /etc/memkv/config.yaml --dry-run",
+    "memkv drive evacuate /srv/memkv1 --config /etc/memkv/config.yaml > storage.yaml",
+)
+
 
 @app.command("list", epilog=examples(*_LIST_EXAMPLES))
 def list_drives(
@@ -121,6 +126,33 @@ def scrub_drives(
         print_table(drive_view.job_table(rows))
         drive_view.say_why([{**row, **row["job"]} for row in rows])
     raise typer.Exit(0 if all(drive_view.job_is_well(row["job"], waited=not (stop or detach)) for row in rows) else 1)
+
+
+@app.command("evacuate", epilog=examples(*_EVACUATE_EXAMPLES))
+def evacuate_drive(
+    path: Annotated[Path, typer.Argument(help="The drive that is to leave: its folder or device.")],
+    config: Annotated[Path, typer.Option("--config", "-c", help="The node's settings file.")],
+    evict: Annotated[
+        bool, typer.Option("--evict", help="Where there is too little room, let the oldest blocks of the others go.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Move every live record of a drive onto the node's other drives; the node must not be running.
+
+    The storage settings without the drive are printed on stdout. It can be interrupted and run again. Exit code 1
+    where records could not be moved.
+    """
+    from memkv_server.cli.drive_offline import evacuate_offline
+
+    result = evacuate_offline(config, path.absolute(), evict=evict, dry_run=dry_run)
+    if as_json:
+        print_json(result)
+    else:
+        import yaml
+
+        typer.echo(yaml.safe_dump(result["settings"], sort_keys=False), nl=False)
+    raise typer.Exit(1 if any(result["moved"][name] for name in ("damaged", "too_long")) else 0)
 
 
 def _rate(rate_bytes_s: int | None) -> dict[str, int]:

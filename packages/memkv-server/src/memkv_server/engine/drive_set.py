@@ -371,6 +371,28 @@ class DriveSet:
             if namespace not in self._bays[number].refused
         ]  # fmt: skip
 
+    def home_of(self, namespace: Namespace, key: bytes) -> str | None:
+        """The path of the drive that a key lives on, whether it serves or not."""
+        if len(self._bays) == 1:
+            return self._bays[0].path
+        return self._bays[self._homes[slot_of(hash_key(key, namespace.hash))]].path
+
+    @property
+    def paths(self) -> list[str]:
+        """The paths of its drives; none in mode memory."""
+        return [bay.path for bay in self._bays if bay.path is not None]
+
+    def known_namespace(self, name: str) -> Namespace | None:
+        """What the lane knows of a name, dropped ones included."""
+        return self._namespaces.known.get(name)
+
+    def engine_at(self, path: str) -> SegmentEngine:
+        """The engine of one drive. Raises StorageError where it is not there or does not serve."""
+        bay = self._bay_at(path)
+        if bay.engine is None:
+            raise StorageError(f"{path} cannot be opened: {bay.failure}", remedy="put the drive back first")
+        return bay.engine
+
     def _bay_at(self, path: str) -> Bay:
         for bay in self._bays:
             if bay.path == path:
