@@ -114,6 +114,20 @@ def cluster(session: nox.Session) -> None:
     session.run("pytest", "integration-tests/cluster", *session.posargs)
 
 
+@nox.session(default=False)
+def simulate(session: nox.Session) -> None:
+    """Random histories of a store on a drive that fails; seeds after ``--``, or else one drawn anew."""
+    _install_wheels(session, "test")
+    session.run("python", "-m", "memkv_server.testing.simulate", *session.posargs)
+
+
+@nox.session(default=False)
+def torture(session: nox.Session) -> None:
+    """kill -9 of a real node under load, 200 times; ``-- --help`` lists what can be changed."""
+    _install_wheels(session, "test")
+    session.run("python", "integration-tests/torture/torture.py", *session.posargs)
+
+
 @nox.session(venv_backend="none", default=False)
 @nox.parametrize("engine", list(ENGINES), ids=list(ENGINES))
 def integration(session: nox.Session, engine: str) -> None:
@@ -192,7 +206,7 @@ def _test_folders() -> list[Path]:
 
 def _integration_folders() -> list[Path]:
     root = ROOT / "integration-tests"
-    return [*root.glob("test_*.py"), root / "cluster", *(root / engine for engine in ENGINES)]
+    return [*root.glob("test_*.py"), root / "cluster", root / "torture", *(root / engine for engine in ENGINES)]
 
 
 def _environment(session: nox.Session, name: str, interpreter: str) -> str:

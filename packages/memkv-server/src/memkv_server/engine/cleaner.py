@@ -66,6 +66,7 @@ class Cleaner:
         self._counters = counters
         self._reader = reader
         self._policy = policy
+        self.tick_budget_s = TICK_BUDGET_S
         self._job: Iterator[None] | None = None
         self._looked_share = 0.0  # of the victim's entries
         self._planned_bytes = 0  # to be copied out of the victim
@@ -93,7 +94,7 @@ class Cleaner:
 
     def tick(self) -> bool:
         """Works for about 0.3 ms where there is work; True while there is more."""
-        deadline = time.perf_counter() + TICK_BUDGET_S
+        deadline = time.perf_counter() + self.tick_budget_s
         while self._step_safely():
             if time.perf_counter() >= deadline:
                 return True

@@ -21,7 +21,7 @@ from memkv_server.engine.direct import DirectDrive
 from memkv_server.engine.drive import Drive, FileDrive, MemoryDrive
 from memkv_server.engine.durability import SETTLED, Durability, Immediate, Level, Ticket
 from memkv_server.engine.evict import SecondChance
-from memkv_server.engine.group_commit import CommitThread, GroupCommit, Wake
+from memkv_server.engine.group_commit import Committer, CommitThread, GroupCommit, Wake
 from memkv_server.engine.health import DriveHealth
 from memkv_server.engine.index import Index
 from memkv_server.engine.limits import POOL_BYTES_DEFAULT
@@ -96,13 +96,16 @@ class SegmentEngine:
             self._wake = Wake()
             notify = self._wake.ring
         groups = GroupCommit(
-            CommitThread(drive.sync if strict else drive.write_back, notify),
+            self._make_committer(drive.sync if strict else drive.write_back, notify),
             lambda: self._pool.record_sequence,
             health.write_failed,
             None if strict else drive.written,
         )
         groups.recovered(self._pool.record_sequence)
         return groups
+
+    def _make_committer(self, commit: Callable[[], None], notify: Callable[[], None]) -> Committer:
+        return CommitThread(commit, notify)
 
     @property
     def health(self) -> DriveHealth:

@@ -50,8 +50,9 @@ class PageCache(mmap.mmap):
 class Disk:
     """One drive. ``memory`` changes with every process that begins: a dead one's stores go nowhere."""
 
-    def __init__(self, geometry: Geometry, sector_bytes: int = SECTOR_BYTES[0]) -> None:
+    def __init__(self, geometry: Geometry, sector_bytes: int = SECTOR_BYTES[0], seed: int = 0) -> None:
         self.geometry = geometry
+        self.seed = seed  # for what is decided without a fault
         self.sector_bytes = sector_bytes
         self.data: Bytes = np.zeros(geometry.data_bytes, dtype=np.uint8)
         self.registry = bytearray(geometry.registry_bytes)  # written through: there is no cache above it
@@ -75,13 +76,14 @@ class Disk:
     def write_back(self, rng: Random) -> None:
         """Some dirty pages reach the medium: what a kernel does at its leisure."""
         pages = self.dirty().tolist()
-        self._write(rng.sample(pages, rng.randint(0, len(pages))))
+        self.write(rng.sample(pages, rng.randint(0, len(pages))))
 
     def sync(self) -> None:
         """All of them do."""
-        self._write(self.dirty().tolist())
+        self.write(self.dirty().tolist())
 
-    def _write(self, pages: list[int]) -> None:
+    def write(self, pages: list[int]) -> None:
+        """These pages reach the medium as they are now."""
         data, cache = self.data.reshape(-1, PAGE_BYTES), self.cache.reshape(-1, PAGE_BYTES)
         data[pages] = cache[pages]
 
@@ -132,10 +134,6 @@ class Disk:
             elif rng.random() < likely:
                 data[page] = cache[page]
         self.forget()
-
-    def fail_sync(self, rng: Random) -> None:
-        """A sync that ends with EIO: only some pages are written."""
-        self.write_back(rng)
 
     def forget(self) -> None:
         """The cache is empty: what is read from now on is what the medium holds."""

@@ -8,8 +8,8 @@ footer). A fault is armed for the n-th access from now:
 ``die``         the process ends before that access, as by kill -9; ``ProcessEndedError``
 ``cut``         the power fails before it; ``ProcessEndedError``
 ``write_back``  the kernel writes some dirty pages back at this moment, and all goes on
-``eio``         the next access that may fail does: a page cannot be made writable, a sync fails (some pages are
-                written), an append to the registry is short
+``eio``         the next access that may fail does: a page cannot be made writable, a sync fails with
+                some pages written, an append to the registry is short
 ==============  ====================================================================================================
 """
 
@@ -51,7 +51,9 @@ class FaultyDrive:
     """A drive for the life of one process. ``injected`` counts the faults that took place."""
 
     mode = "file"
+    buffers_writes = False
     path: str | None = "simulated"
+    record_bytes_max: int | None = None
 
     def __init__(self, disk: Disk, injected: Counter[str]) -> None:
         self.disk = disk
@@ -62,6 +64,7 @@ class FaultyDrive:
         self._left = 0
         self._failing = False  # an EIO is due
         self._ended = False
+        self._syncing: list[int] = []
         disk.memory.before_store = self._store
         self._memory = disk.memory
         self._view = memoryview(disk.memory)
@@ -121,29 +124,59 @@ class FaultyDrive:
         if self._failing or not self.disk.warm(origin + start, end - start):
             raise self._fail(f"offset {origin + start} cannot be written")
 
+    def discard(self, slot: int, start: int, end: int) -> None:
+        """See ``Drive``."""
+
     def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
         """See ``Drive``."""
         self._access()
         return [position for position, extent in enumerate(extents) if self.disk.is_cold(*extent)]
+
+    def hold(self, extents: Sequence[tuple[int, int]]) -> tuple[list[int], list[int]]:
+        """See ``Drive``."""
+        return self.missing(extents), []
+
+    def release(self, extents: Sequence[tuple[int, int]]) -> None:
+        """See ``Drive``."""
 
     def fetch(self, extents: Sequence[tuple[int, int]]) -> list[int]:
         """See ``Drive``."""
         self._access()
         return [position for position, extent in enumerate(extents) if not self.disk.warm(*extent)]
 
+    def changed(self, extents: Sequence[tuple[int, int]]) -> None:
+        """See ``Drive``."""
+
     def written(self) -> None:
         """See ``Drive``."""
         self._access()
 
+    def write_back(self) -> None:
+        """See ``Drive``."""
+
+    def begin_sync(self, rng: Random) -> None:
+        """A sync begins: some pages are written at once, the others by the time it ends."""
+        if not self._ended:
+            self._syncing = self.disk.dirty().tolist()
+            self.disk.write(rng.sample(self._syncing, rng.randint(0, len(self._syncing))))
+
+    def end_sync(self) -> None:
+        """It ends, by ``sync`` for what was dirty when it began: what was written since may not be on the medium."""
+        pages, self._syncing = self._syncing, []
+        self._sync(pages)
+
     def sync(self) -> None:
         """See ``Drive``."""
+        self._sync(None)
+
+    def _sync(self, pages: list[int] | None) -> None:
         self._access()
         if self._ended:
             return
         if self._failing:
-            self.disk.fail_sync(self._rng)
+            self.disk.write_back(self._rng)
             raise self._fail("a sync failed")
-        self.disk.sync()
+        self.disk.write(self.disk.dirty().tolist() if pages is None else pages)
 
     def registry_load(self) -> bytes:
         """See ``Drive``."""
@@ -161,6 +194,10 @@ class FaultyDrive:
             raise self._fail(f"a short write at offset {at} of the registry")
         if not self._ended:
             self.disk.registry[at : at + len(data)] = data
+
+    def details(self) -> dict[str, int]:
+        """See ``Drive``."""
+        return {}
 
     def probe(self) -> bool:
         """See ``Drive``."""

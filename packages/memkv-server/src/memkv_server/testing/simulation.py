@@ -6,9 +6,9 @@ A history has one *profile*, so that each promise is checked as sharply as it is
 ===========  =========================================================================================================
 ``death``    processes end between any two accesses; nothing acknowledged may be lost
 ``power``    as well, the power fails under ``relaxed``: back to some state between the last sync and the end
-``strict``   the same, with a sync before each acknowledgement: nothing acknowledged may be lost
-``eio``      as ``power``, and pages become unreadable, writes and syncs fail, appends are short
-``rot``      as ``power``, and bits flip on the medium
+``strict``   the same under ``strict``, in groups: nothing acknowledged may be lost
+``eio``      as ``power`` or ``strict``, and pages become unreadable, writes and syncs fail, appends are short
+``rot``      as ``power`` or ``strict``, and bits flip on the medium
 ===========  =========================================================================================================
 
 After every step the keys that are there are compared with those before it: one may have gone only if the engine counted
@@ -19,10 +19,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+import hypothesis
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
@@ -30,11 +32,12 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 from memkv_core.digests import digest
 from memkv_core.errors import StorageError
 from memkv_server.engine.base import Namespace, ReadBatch, Status
+from memkv_server.engine.durability import Level, Ticket
 from memkv_server.engine.engine import SegmentEngine
+from memkv_server.engine.group_commit import Committer, Outcome
 from memkv_server.engine.health import DriveState
 from memkv_server.engine.index import place_address
 from memkv_server.engine.pool import Phase
-from memkv_server.engine.reservation import PutReservation
 from memkv_server.engine.segment import hash_key
 from memkv_server.engine.superblock import plan_geometry
 from memkv_server.testing.disk import PAGE_BYTES, SECTOR_BYTES, Disk
@@ -48,14 +51,16 @@ STORED: Final = (Status.HIT, Status.PRESENT)
 
 Key = tuple[str, bytes]  # namespace and key
 NAMES: Final = ("one", "two")
-KEYS: Final = [(name, key) for name in NAMES for key in [*(b"k%d" % number for number in range(7)), b"long" * 128]]
+SINGLE_KEYS: Final = [*(b"k%d" % number for number in range(7)), b"long" * 128]
+KEYS: Final = [(name, key) for name in NAMES for key in SINGLE_KEYS]
 
 keys = st.sampled_from(KEYS)
+singles = st.sampled_from(SINGLE_KEYS)
 sizes = st.sampled_from([0, 1, 64, 1000, 4096, 9_000, 30_000, 59_000])
 seeds = st.integers(0, 2**32 - 1)
 batches = st.tuples(
     st.sampled_from(NAMES),
-    st.lists(st.tuples(st.sampled_from([key for _, key in KEYS]), sizes, st.integers(0, 3)), min_size=1, max_size=5),
+    st.lists(st.tuples(singles, sizes, st.integers(0, 3)), min_size=1, max_size=5),
 )
 faults = st.none() | st.builds(Fault, st.sampled_from(FAULT_KINDS), st.integers(0, 40), seeds)
 
@@ -76,20 +81,73 @@ def _meta(value: Value) -> bytes:
     return b"%d of %d" % (value[1], value[0]) if value[1] % 2 else b""
 
 
+class SlowCommitter:
+    """``Committer`` without a thread: a commit ends when it is asked for the second time, or waited for."""
+
+    def __init__(self, drive: FaultyDrive, rng: Random) -> None:
+        self._drive = drive
+        self._rng = rng
+        self._asked = 0
+
+    def start(self) -> None:
+        """See ``Committer``."""
+        self._asked = 0
+        self._drive.begin_sync(self._rng)
+
+    def take(self, *, wait: bool) -> Outcome | None:
+        """See ``Committer``."""
+        self._asked += 1
+        if self._asked < 2 and not wait:
+            return None
+        try:
+            self._drive.end_sync()
+        except StorageError as error:
+            return Outcome(str(error), 0.0)
+        return Outcome(None, 0.0)
+
+    def close(self) -> None:
+        """See ``Committer``."""
+
+    def join(self) -> None:
+        """See ``Committer``."""
+
+
+class SimulatedEngine(SegmentEngine):
+    """The engine, with its commits in the hands of the simulation."""
+
+    def _make_committer(self, commit: Callable[[], None], notify: Callable[[], None]) -> Committer:
+        assert isinstance(self._drive, FaultyDrive)
+        return SlowCommitter(self._drive, Random(self._drive.disk.seed))
+
+
+@dataclass
+class Tally:
+    """What was done over many histories, for whoever asserts how much that was."""
+
+    steps: int = 0
+    injected: Counter[str] = field(default_factory=Counter)  # faults by kind
+
+
 class Simulation(RuleBasedStateMachine):
     """One store, from its first process to its last."""
 
-    steps = 0  # of all histories, for whoever asserts how many there were
-    injected: Counter[str] = Counter()  # faults, the same
+    tally: ClassVar[Tally] = Tally()
+    profiles: ClassVar[tuple[str, ...]] = PROFILES
 
     reads: Bundle[Any] = Bundle("reads")
     puts: Bundle[Any] = Bundle("puts")
 
-    @initialize(profile=st.sampled_from(PROFILES), sector_bytes=st.sampled_from(SECTOR_BYTES))
-    def begin(self, profile: str, sector_bytes: int) -> None:
-        self.profile = getattr(type(self), "_forced", profile)
-        self.disk = Disk(plan_geometry(CAPACITY_BYTES, SEGMENT_BYTES, 64, "simulated"), sector_bytes)
-        self.model = Model()
+    @initialize(
+        profile=st.integers(0, 59), strict=st.booleans(), sector_bytes=st.sampled_from(SECTOR_BYTES), seed=seeds
+    )
+    def begin(self, profile: int, strict: bool, sector_bytes: int, seed: int) -> None:
+        self.profile = self.profiles[profile % len(self.profiles)]
+        geometry = replace(plan_geometry(CAPACITY_BYTES, SEGMENT_BYTES, 64, "simulated"), uuid=bytes(16))
+        self.disk = Disk(geometry, sector_bytes, seed)
+        strict = self.profile == "strict" or (strict and self.profile in ("eio", "rot"))
+        self.level = Level.STRICT if strict else Level.RELAXED
+        self.model = Model(strict=strict)
+        self.waiting: list[tuple[Ticket, int]] = []  # with the number of writes that each covers
         self.identities: dict[str, set[bytes | None]] = {}
         self.held: list[ReadBatch] = []
         self.reserved: list[Any] = []
@@ -102,10 +160,11 @@ class Simulation(RuleBasedStateMachine):
         """The next process, with a fault armed while it recovers; and the one after it where that ended in it."""
         self.held.clear()
         self.reserved.clear()
-        self.drive = FaultyDrive(self.disk, type(self).injected)
+        self.waiting.clear()
+        self.drive = FaultyDrive(self.disk, self.tally.injected)
         self.drive.arm(self._fitting(fault))
         try:
-            self.engine = SegmentEngine.open(self.drive)
+            self.engine = SimulatedEngine.open(self.drive, self.level, lambda: None)
         except ProcessEndedError as end:
             if end.power:
                 self._power_lost()
@@ -118,6 +177,7 @@ class Simulation(RuleBasedStateMachine):
             self._start(power=True)
             return
         self.drive.arm(None)
+        self.engine._cleaner.tick_budget_s = 0.0  # one slice a tick, whatever the clock says
         self.namespaces: dict[str, Namespace] = {}
         for name in NAMES:
             self._open_namespace(name, b"{}")
@@ -178,8 +238,9 @@ class Simulation(RuleBasedStateMachine):
         self._stop_and_start(fault)
 
     def _stop_and_start(self, fault: Fault | None) -> None:
-        failed = self.drive.health.state is not DriveState.ONLINE
         self.engine.close()
+        self._settle_tickets()
+        failed = self.drive.health.state is not DriveState.ONLINE
         if failed:
             self._power_lost()
         else:
@@ -246,9 +307,7 @@ class Simulation(RuleBasedStateMachine):
         lengths = [size for size, _ in values]
         metas = [_meta(value) for value in values]
         namespace = self.namespaces[name]
-        reservation = self._attempt(
-            fault, lambda: self.engine.reserve(namespace, names, lengths, sums, kind, metas)
-        )
+        reservation = self._attempt(fault, lambda: self.engine.reserve(namespace, names, lengths, sums, kind, metas))
         if reservation is not None:
             self.reserved.append(reservation)
             for key, value, extent, status in zip(names, values, reservation.extents, reservation.statuses):
@@ -289,9 +348,25 @@ class Simulation(RuleBasedStateMachine):
         self._acknowledge(fault)
 
     def _acknowledge(self, fault: Fault | None) -> None:
-        """Under strict a sync stands before the answer, which an armed fault may strike as well."""
-        if self.profile == "strict":
-            self._attempt(fault, self._sync)
+        """Under strict the answer waits for a commit; what that covers is known when it has ended."""
+        if self.level is Level.STRICT:
+            ticket = self.engine.ticket()
+            if ticket is None:
+                self.model.synced()
+            else:
+                self.waiting.append((ticket, self.model.writes))
+                self._attempt(fault, self._tick)
+
+    def _tick(self) -> bool:
+        self.engine.tick()
+        self._settle_tickets()
+        return True
+
+    def _settle_tickets(self) -> None:
+        for ticket, writes in self.waiting:
+            if ticket.settled and ticket.failure is None:
+                self.model.synced(writes)
+        self.waiting = [waiter for waiter in self.waiting if not waiter[0].settled]
 
     def _sync(self) -> bool:
         self.engine.sync()
@@ -319,7 +394,7 @@ class Simulation(RuleBasedStateMachine):
             self.reserved = [known for known in self.reserved if known is not reservation]
             self.engine.abort(reservation)
 
-    @rule(key=keys, more=st.lists(st.sampled_from([key for _, key in KEYS]), max_size=3), fault=faults)
+    @rule(key=keys, more=st.lists(singles, max_size=3), fault=faults)
     def delete(self, key: Key, more: list[bytes], fault: Fault | None) -> None:
         namespace, names = self.namespaces[key[0]], [key[1], *more]
         places = tuple((key[0], name) for name in names)
@@ -339,7 +414,7 @@ class Simulation(RuleBasedStateMachine):
         self._acknowledge(fault)
 
     # -- reads -----------------------------------------------------------------------------------------------------
-    @rule(target=reads, name=st.sampled_from(NAMES), names=st.lists(st.sampled_from([key for _, key in KEYS]), max_size=6))
+    @rule(target=reads, name=st.sampled_from(NAMES), names=st.lists(singles, max_size=6))
     def read(self, name: str, names: list[bytes]) -> Any:
         return self._read(names, name, release=len(self.held) >= 3)
 
@@ -350,7 +425,9 @@ class Simulation(RuleBasedStateMachine):
         for place, (key, view) in enumerate(zip(names, batch.views, strict=True)):
             found = None
             if view is not None:
-                found = self._value_of((name, key), view, batch.digests[place], batch.digest_kinds[place], batch.metas[place])
+                found = self._value_of(
+                    (name, key), view, batch.digests[place], batch.digest_kinds[place], batch.metas[place]
+                )
                 if found is None:
                     self.model.delete_begun((name, key))
             self._found((name, key), found)
@@ -373,7 +450,7 @@ class Simulation(RuleBasedStateMachine):
             assert view is None or bytes(view) == copy, "bytes changed under a reader"
         self.engine.release(batch)
 
-    @rule(name=st.sampled_from(NAMES), names=st.lists(st.sampled_from([key for _, key in KEYS]), max_size=6))
+    @rule(name=st.sampled_from(NAMES), names=st.lists(singles, max_size=6))
     def verify(self, name: str, names: list[bytes]) -> None:
         statuses = self.engine.verify(self.namespaces[name], names)
         self._note_losses(())
@@ -384,7 +461,7 @@ class Simulation(RuleBasedStateMachine):
     # -- the rest --------------------------------------------------------------------------------------------------
     @rule(fault=faults)
     def tick(self, fault: Fault | None) -> None:
-        self._attempt(fault, self.engine.tick)
+        self._attempt(fault, self._tick)
 
     @rule(seed=seeds)
     def write_back(self, seed: int) -> None:
@@ -425,7 +502,7 @@ class Simulation(RuleBasedStateMachine):
             return
         place = located[3] + located[4].layout(64)[0] + at % located[4].value_bytes
         if self.disk.flip(place, bit):
-            self.injected["flip"] += 1
+            self.tally.injected["flip"] += 1
             self.model.delete_begun(key)
 
     @precondition(lambda self: self.profile == "rot" and self._quiet())
@@ -435,7 +512,7 @@ class Simulation(RuleBasedStateMachine):
         first, end = rng.choice(self._idle_extents() or [(0, 0)])
         at = first + rng.choice((0, 0, SEGMENT_BYTES - PAGE_BYTES, rng.randrange(SEGMENT_BYTES))) + rng.randrange(256)
         if at < end and self.disk.flip(at, rng.randrange(8)):
-            self.injected["flip"] += 1
+            self.tally.injected["flip"] += 1
             self.model.damaged()
 
     @precondition(lambda self: self.profile == "eio" and self._quiet())
@@ -444,7 +521,7 @@ class Simulation(RuleBasedStateMachine):
         rng = Random(seed)
         first, end = rng.choice(self._idle_extents() or [(0, 0)])
         if end and self.disk.spoil(rng.randrange(first, end) // PAGE_BYTES):
-            self.injected["bad page"] += 1
+            self.tally.injected["bad page"] += 1
 
     @precondition(lambda self: self.profile == "eio" and self.disk.bad.any())
     @rule()
@@ -479,14 +556,14 @@ class Simulation(RuleBasedStateMachine):
         for key in gone:
             self.model.delete_begun(key)
         for key, place in self.present.items():
-            if key in before and before[key] != place and key not in touched:
+            if key in before and before[key] != place and key not in touched and self.level is not Level.STRICT:
                 self.model.may_go_with_power(key)
 
     @invariant()
     def the_counts_agree(self) -> None:
         if not hasattr(self, "engine"):
             return
-        type(self).steps += 1
+        self.tally.steps += 1
         self._note_losses(())
         engine, usage = self.engine, self.engine.usage()
         assert usage["used_bytes"] <= usage["capacity_bytes"] <= CAPACITY_BYTES
@@ -504,11 +581,12 @@ class Simulation(RuleBasedStateMachine):
             assert engine.lookup(self.namespaces[name], names) == leading
 
 
-def history_settings(histories: int, steps: int) -> settings:
+def history_settings(histories: int, steps: int, *, shrink: bool) -> settings:
     """Hypothesis' settings for so many histories of so many steps."""
     return settings(
         max_examples=histories,
         stateful_step_count=steps,
+        phases=[hypothesis.Phase.generate, *([hypothesis.Phase.shrink] if shrink else [])],
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
