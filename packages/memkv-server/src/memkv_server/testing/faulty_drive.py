@@ -163,7 +163,7 @@ class FaultyDrive:
     def end_sync(self) -> None:
         """It ends, by ``sync`` for what was dirty when it began: what was written since may not be on the medium."""
         pages, self._syncing = self._syncing, []
-        self._sync(pages)
+        self._sync([page for page in pages if not self.disk.cold[page]])  # a page that was dropped was clean
 
     def sync(self) -> None:
         """See ``Drive``."""
