@@ -52,7 +52,7 @@ class Disk:
 
     def __init__(self, geometry: Geometry, sector_bytes: int = SECTOR_BYTES[0], seed: int = 0) -> None:
         self.geometry = geometry
-        self.seed = seed  # for what is decided without a fault
+        self.rng = Random(seed)  # for what is decided without a fault
         self.sector_bytes = sector_bytes
         self.data: Bytes = np.zeros(geometry.data_bytes, dtype=np.uint8)
         self.registry = bytearray(geometry.registry_bytes)  # written through: there is no cache above it

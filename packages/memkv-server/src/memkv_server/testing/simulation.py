@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
 from typing import Any, ClassVar, Final
+from unittest import mock
 
 import hypothesis
 from hypothesis import HealthCheck, settings
@@ -31,6 +32,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from memkv_core.digests import digest
 from memkv_core.errors import StorageError
+from memkv_server.engine import recovery
 from memkv_server.engine.base import Namespace, ReadBatch, Status
 from memkv_server.engine.durability import Level, Ticket
 from memkv_server.engine.engine import SegmentEngine
@@ -117,7 +119,7 @@ class SimulatedEngine(SegmentEngine):
 
     def _make_committer(self, commit: Callable[[], None], notify: Callable[[], None]) -> Committer:
         assert isinstance(self._drive, FaultyDrive)
-        return SlowCommitter(self._drive, Random(self._drive.disk.seed))
+        return SlowCommitter(self._drive, self._drive.disk.rng)
 
 
 @dataclass
@@ -164,7 +166,8 @@ class Simulation(RuleBasedStateMachine):
         self.drive = FaultyDrive(self.disk, self.tally.injected)
         self.drive.arm(self._fitting(fault))
         try:
-            self.engine = SimulatedEngine.open(self.drive, self.level, lambda: None)
+            with mock.patch.object(recovery.secrets, "randbits", self.disk.rng.getrandbits):  # for replay
+                self.engine = SimulatedEngine.open(self.drive, self.level, lambda: None)
         except ProcessEndedError as end:
             if end.power:
                 self._power_lost()
