@@ -19,6 +19,7 @@ from memkv_core.digests import digest
 from memkv_core.testing.engine_tests import block, get, put
 from memkv_server.engine import Namespace, SegmentEngine, Status, open_engine
 from memkv_server.engine.drive import SEGMENTS_FILE
+from memkv_server.engine.reservation import PutReservation
 from memkv_server.engine.segment import (
     ENTRY_BYTES,
     RECORD_MAGIC,
@@ -104,6 +105,33 @@ def test_what_is_under_way_at_the_end_is_nothing(tmp_path: Path) -> None:
     put(again, same, {b"d": block(4, 3000)})
     again.close()
     engine.abort(under_way)
+    engine.close()
+
+
+def reserved(engine: SegmentEngine, namespace: Namespace, key: bytes, value: bytes) -> PutReservation:
+    """A put whose bytes have come, and which is not committed."""
+    put = engine.reserve(namespace, [key], [len(value)], [digest([memoryview(value)], 0)], 0, None)
+    (extent,) = put.extents
+    assert extent is not None
+    extent[:] = value
+    return put
+
+
+def test_a_put_that_was_overtaken_still_outlives_what_it_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    engine, namespace = opened(path)
+    slow = reserved(engine, namespace, b"k", block(1, 3000))
+    put(engine, namespace, {b"fill": block(2, 55_000)})
+    put(engine, namespace, {b"k": block(3, 3000)})  # in the next segment, and committed first
+    assert engine.commit(slow) == bytes([Status.HIT])
+    assert get(engine, namespace, [b"k"]) == [block(1, 3000)]
+    number = 0
+    while engine.usage()["evicted_segments"] == 0:
+        put(engine, namespace, {b"more%d" % number: block(number, 55_000)})
+        number += 1
+    again, same = opened(crashed(path))
+    assert get(again, same, [b"k"]) == [block(1, 3000)], "the segment that it was reserved in is gone"
+    again.close()
     engine.close()
 
 

@@ -11,9 +11,10 @@ from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.drive import NoRoomError
 from memkv_server.engine.evict import HEAT_BITS
-from memkv_server.engine.index import LENGTH_SHIFT, Index
+from memkv_server.engine.index import LENGTH_SHIFT, Index, place_address
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
 from memkv_server.engine.reader import Reader
+from memkv_server.engine.relocation import relocate
 from memkv_server.engine.segment import (
     DIGESTS,
     ENTRY,
@@ -197,6 +198,8 @@ class Writer:
         sequence = pool.record_sequence
         current: Segment | None = None
         records = record_bytes = user_bytes = 0
+        if reservation.runs and reservation.runs[0][0] is not pool.current:
+            self._move_overtaken(reservation)
         for position, key_hash, segment, offset, size, check in reservation.records:
             extent = extents[position]
             if extent is None or segment.phase == Phase.CONDEMNED:
@@ -233,6 +236,24 @@ class Writer:
         self._finish(reservation)
         return bytes(statuses)
 
+    def _move_overtaken(self, reservation: PutReservation) -> None:
+        """Moves what would otherwise be given up before what it replaces; see ``relocation.py``."""
+        pool, digest_of = self._pool, DIGESTS[reservation.digest_kind]
+        for number, (position, key_hash, segment, offset, size, _) in enumerate(reservation.records):
+            old, extent = self._index.get(key_hash), reservation.extents[position]
+            if old is None or extent is None or segment.phase == Phase.CONDEMNED:
+                continue
+            if pool.segments[place_address(old) >> pool.segment_shift].sequence <= segment.sequence:
+                continue
+            if digest_of(extent) != reservation.digests[position]:
+                continue
+            moved = relocate(pool, segment, offset, size)
+            if moved is None:
+                reservation.extents[position] = None
+            else:
+                target, offset, check = moved
+                reservation.records[number] = (position, key_hash, target, offset, size, check)
+
     def abort(self, reservation: PutReservation) -> None:
         """See ``Engine.abort``. What is still the end of its segment is given back to it."""
         kept = []
@@ -261,11 +282,14 @@ class Writer:
             self._pool.done_writing(segment)
 
     def _report(self, records: Sequence[tuple[int, bytes, Segment, int, int, int]]) -> None:
-        """Tells the drive what was written: all that a reservation has in a segment lies together."""
-        bounds: dict[Segment, tuple[int, int]] = {}
+        """Tells the drive what was written: what lies together as one."""
+        parts: list[tuple[Segment, int, int]] = []
         for _, _, segment, offset, size, _ in records:
-            bounds[segment] = bounds.get(segment, (offset, 0))[0], offset + size
-        for segment, (start, end) in bounds.items():
+            if parts and parts[-1][0] is segment and parts[-1][2] == offset:
+                parts[-1] = segment, parts[-1][1], offset + size
+            else:
+                parts.append((segment, offset, offset + size))
+        for segment, start, end in parts:
             if segment.phase == Phase.CONDEMNED:
                 self._pool.drive.discard(segment.slot, start, end)
             else:

@@ -32,7 +32,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initial
 
 from memkv_core.digests import digest
 from memkv_core.errors import StorageError
-from memkv_server.engine import recovery
 from memkv_server.engine.base import Namespace, ReadBatch, Status
 from memkv_server.engine.durability import Level, Ticket
 from memkv_server.engine.engine import SegmentEngine
@@ -166,7 +165,7 @@ class Simulation(RuleBasedStateMachine):
         self.drive = FaultyDrive(self.disk, self.tally.injected)
         self.drive.arm(self._fitting(fault))
         try:
-            with mock.patch.object(recovery.secrets, "randbits", self.disk.rng.getrandbits):  # for replay
+            with mock.patch("secrets.randbits", self.disk.rng.getrandbits):  # for replay
                 self.engine = SimulatedEngine.open(self.drive, self.level, lambda: None)
         except ProcessEndedError as end:
             if end.power:

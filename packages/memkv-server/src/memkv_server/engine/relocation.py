@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A put that is late: what it replaces has come to lie in a younger segment than the space it was given.
+
+Space is taken when a put begins. Another put of the same key that began later may be committed before it, and eviction
+may copy forward what the key holds. Segments are given up oldest first: if the late put stayed where it is, it would go
+before what it replaced, and that would be back after the next start. So it moves to the current segment.
+"""
+
+from __future__ import annotations
+
+from memkv_core.errors import StorageError
+from memkv_server.engine.pool import Segment, SegmentPool
+from memkv_server.engine.segment import decode_record, encode_record
+
+
+def relocate(pool: SegmentPool, source: Segment, offset: int, size: int) -> tuple[Segment, int, int] | None:
+    """Copies a received record to the current segment: segment, offset and header check there, not committed yet.
+
+    None where there is no room, or the drive fails; nothing is evicted for it.
+    """
+    target = pool.current
+    try:
+        if target is None or not target.has_room(size):
+            target = pool.open_next()
+        if target is None:
+            return None
+        pool.prepare(target, target.tail + size)
+    except StorageError:  # no memory for it; or the drive has noted that it fails
+        return None
+    source_at, at = source.origin + offset, target.origin + target.tail
+    header = decode_record(source.memory, source_at, source.origin + source.end, source.seed)
+    assert header is not None, "a reserved record has its header"
+    encoded, check = encode_record(
+        header.namespace_hash,
+        header.key,
+        header.meta,
+        header.digest,
+        header.digest_kind,
+        header.value_bytes,
+        target.seed,
+        header.stamp,
+    )
+    target.memory[at : at + len(encoded)] = encoded
+    payload_at = header.layout(pool.alignment)[0]
+    target.view[at + payload_at : at + size] = source.view[source_at + payload_at : source_at + size]
+    pool.changed(source, offset, offset + size)  # it stays there, reserved for ever: a scan steps over it
+    offset = target.tail
+    target.tail += size
+    target.entry_count += 1
+    return target, offset, check
