@@ -23,9 +23,18 @@ READY_S = 60.0
 class Cluster:
     """A development cluster under one folder. Nodes are numbered as their addresses are listed."""
 
-    def __init__(self, folder: Path, *, nodes: int, capacity: str = "512MiB", mode: str = "file") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        nodes: int,
+        capacity: str = "512MiB",
+        mode: str = "file",
+        durability: str = "relaxed",
+    ) -> None:
         self.folder = folder
         self._flags = ["--nodes", str(nodes), "--port", "0", "--capacity", capacity, "--mode", mode]
+        self._flags += ["--durability", durability]
         self.up()
 
     def up(self) -> None:
@@ -127,6 +136,16 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 def node(tmp_path: Path) -> Iterator[Cluster]:
     """One node in mode file."""
     made = Cluster(tmp_path, nodes=1)
+    try:
+        yield made
+    finally:
+        made.down()
+
+
+@pytest.fixture
+def strict_node(tmp_path: Path) -> Iterator[Cluster]:
+    """One node in mode file, durability strict."""
+    made = Cluster(tmp_path, nodes=1, durability="strict")
     try:
         yield made
     finally:

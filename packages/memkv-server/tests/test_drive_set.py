@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,10 @@ from memkv_core.errors import StorageError
 from memkv_core.testing.engine_tests import EngineTests, block, get, put
 from memkv_server.engine import DriveSet, Namespace, Status
 from memkv_server.engine import bay as bay_module
-from memkv_server.engine.drive import SEGMENTS_FILE
+from memkv_server.engine.drive import SEGMENTS_FILE, FileDrive
+from memkv_server.engine.durability import Level
+from memkv_server.engine.placement import slot_of
+from memkv_server.engine.segment import hash_key
 
 CAPACITY = 8 << 20
 SEGMENT = 256 << 10
@@ -256,3 +260,58 @@ def test_a_write_that_fails_at_this_moment_is_refused_and_the_others_go_on(
         statuses += put(engine, namespace, {key: value})
     assert set(statuses) == {Status.HIT, Status.READ_ONLY}
     assert statuses.count(Status.HIT) > 100
+
+
+def test_an_answer_waits_for_the_drives_that_its_batch_touched_and_for_no_other(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Durability strict over three drives, of which the first is slow, and then fails."""
+    gate = threading.Event()
+    gate.set()
+    failures: list[str] = []
+    real = FileDrive.sync
+
+    def sync(drive: FileDrive) -> None:
+        if drive.path == str(folders[0]):
+            assert gate.wait(30)
+            if failures:
+                raise StorageError(failures[0])
+        real(drive)
+
+    monkeypatch.setattr(FileDrive, "sync", sync)
+    drives = [{"path": str(folder), "capacity_bytes": CAPACITY} for folder in folders]
+    engine = DriveSet.over("file", drives, CAPACITY * 3, SEGMENT, level=Level.STRICT)
+    namespace = engine.open_namespace("n", b"{}")
+    assert namespace is not None
+    keys = [b"k%d" % number for number in range(60)]
+    homes = {key: engine._homes[slot_of(hash_key(key, namespace.hash))] for key in keys}
+    slow = next(key for key in keys if homes[key] == 0)
+    quick = next(key for key in keys if homes[key] == 1)
+    gate.clear()
+    begin(engine, namespace, [slow])
+    waiting = engine.barrier()
+    assert waiting is not None
+    begin(engine, namespace, [quick])
+    passing = engine.barrier()
+    assert passing is not None
+    begin(engine, namespace, keys)
+    both = engine.barrier()
+    assert both is not None
+    tick_until(engine, lambda: passing.settled)
+    assert (passing.failure, waiting.settled, both.settled) == (None, False, False)
+    failures.append("it is gone")
+    gate.set()
+    tick_until(engine, lambda: both.settled)
+    assert (waiting.failure, both.failure) == ("it is gone", "it is gone")
+    engine.close()
+
+
+def begin(engine: DriveSet, namespace: Namespace, keys: list[bytes]) -> None:
+    """A put up to its commit."""
+    values = [block(number, 100) for number in range(len(keys))]
+    sums = [digest([memoryview(value)], 0) for value in values]
+    reservation = engine.reserve(namespace, keys, [100] * len(keys), sums, 0, None)
+    for extent, value in zip(reservation.extents, values, strict=True):
+        if extent is not None:
+            extent[:] = value
+    engine.commit(reservation)

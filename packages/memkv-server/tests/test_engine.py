@@ -18,6 +18,7 @@ from memkv_core.testing.engine_tests import EngineTests, block, get, put
 from memkv_server.engine import Namespace, SegmentEngine, Status, open_engine
 from memkv_server.engine.direct import DirectDrive
 from memkv_server.engine.drive import SEGMENTS_FILE
+from memkv_server.engine.durability import Level
 from memkv_server.engine.limits import REINSERT_SHARE_MAX
 
 CAPACITY = 8 << 20
@@ -66,6 +67,18 @@ def flip_on_drive(folder: Path, value: bytes) -> None:
         os.close(fd)
 
 
+class TestStrict(TestFileMode):
+    """Durability strict, in mode file: every put of these tests waits for the medium."""
+
+    def make_engine(self, path: Path) -> SegmentEngine:
+        return open_engine("file", path / "store", 32 << 20, level=Level.STRICT)
+
+    def reopen(self, engine: SegmentEngine) -> SegmentEngine:
+        path = engine.usage()["drives"][0]["path"]
+        engine.close()
+        return open_engine("file", path, 32 << 20, level=Level.STRICT)
+
+
 class TestDirectMode(TestFileMode):
     def make_engine(self, path: Path) -> SegmentEngine:
         return open_engine("direct", path / "store", 64 << 20)
@@ -78,6 +91,18 @@ class TestDirectMode(TestFileMode):
     def damage(self, engine: SegmentEngine, namespace: Namespace, key: bytes) -> None:
         super().damage(engine, namespace, key)
         empty_pool(engine)
+
+
+class TestStrictDirectMode(TestDirectMode):
+    """The same in mode direct."""
+
+    def make_engine(self, path: Path) -> SegmentEngine:
+        return open_engine("direct", path / "store", 64 << 20, level=Level.STRICT)
+
+    def reopen(self, engine: SegmentEngine) -> SegmentEngine:
+        path = engine.usage()["drives"][0]["path"]
+        engine.close()
+        return open_engine("direct", path, 64 << 20, level=Level.STRICT)
 
 
 def empty_pool(engine: SegmentEngine) -> None:

@@ -279,41 +279,78 @@ def test_a_delete_is_durable_before_the_footer_that_speaks_of_it() -> None:
     assert store.state(second) == SegmentState.OPEN
 
 
-def test_space_is_used_again_when_what_replaces_it_is_durable() -> None:
-    """Copies first, then the mark, then new bytes: each step waits for the one before it."""
+def settled_store(read: bool) -> tuple[Store, Segment]:
+    """A store with one durable value in its oldest segment, which is sealed, and nothing that waits; the segment."""
     store = Store(Medium())
-    pool = store.engine._pool
-    store.put_durably({b"kept": block(1)})
-    while len(pool.free) > 2:
-        fill_segment(store, first=1000 * len(pool.free))
-        barrier = store.engine.barrier()
-        assert barrier is None or store.wait(barrier)
-    for _ in range(3):
-        assert store.get(b"kept") == block(1)  # read, so worth copying
-    victim = pool.closed[0]
-    number = 50_000
-    while not pool.freeing:
-        store.put({b"more%d" % number: block(number, 2000)})
-        number += 1
-    assert pool.freeing[0] is victim
-    assert victim not in pool.free
-    assert store.get(b"kept") == block(1), "the copy"
-    assert store.state(victim) == SegmentState.SEALED, "the copy is not durable"
-    after = store.drive.seen.copy()
-    assert Store(store.medium).get(b"kept") == block(1), "the original, after a loss of power"
-    store.drive.seen[:] = after
-    store.engine.tick()  # begins a commit
+    store.put_durably({b"k": block(1)})
+    if read:
+        assert store.get(b"k") == block(1)
+    victim = fill_segment(store)
+    store.put_durably({b"later": block(2)})
+    while victim.phase is not Phase.SEALED or store.engine.barrier() is not None:
+        store.commits.ended = True
+        store.engine.tick()
+    return store, victim
+
+
+def empty(store: Store, victim: Segment) -> None:
+    """Evicts it, with nothing else going on."""
+    for _ in store.engine._cleaner._empty(victim):
+        pass
+
+
+def end_commit(store: Store) -> None:
+    """Of the commit that is wanted, and all that follows from it at once."""
+    store.engine.tick()
     store.commits.ended = True
     store.engine.tick()
+
+
+def test_space_is_used_again_when_what_replaces_it_is_durable() -> None:
+    """Copies first, then the mark, then new bytes: each step waits for the one before it."""
+    store, victim = settled_store(read=True)
+    pool = store.engine._pool
+    free = len(pool.free)
+    empty(store, victim)
+    assert store.get(b"k") == block(1), "the copy"
+    assert store.state(victim) == SegmentState.SEALED, "the copy is not durable"
+    assert Store(store.medium).get(b"k") == block(1), "the original, after a loss of power"
+    end_commit(store)
     assert store.state(victim) == SegmentState.FREE
     assert store.state(victim, durable=True) == SegmentState.SEALED
     assert victim not in pool.free, "the mark is not durable"
-    store.engine.tick()
-    store.commits.ended = True
-    store.engine.tick()
+    assert pool.ahead == free + 1
+    end_commit(store)
     assert store.state(victim, durable=True) == SegmentState.FREE
     assert victim in pool.free
-    assert store.lose_power().get(b"kept") == block(1)
+    assert store.lose_power().get(b"k") == block(1)
+
+
+def test_of_several_segments_the_marks_become_durable_oldest_first() -> None:
+    store, first = settled_store(read=False)
+    second = fill_segment(store, first=500)
+    store.put_durably({b"later": block(3)})
+    while second.phase is not Phase.SEALED or store.engine.barrier() is not None:
+        end_commit(store)
+    pool = store.engine._pool
+    empty(store, first)
+    empty(store, second)
+    assert list(pool.freeing) == [first, second]
+    assert (store.state(first), store.state(second)) == (SegmentState.FREE, SegmentState.SEALED)
+    end_commit(store)
+    assert store.state(first, durable=True) == SegmentState.FREE
+    assert (store.state(second), store.state(second, durable=True)) == (SegmentState.FREE, SegmentState.SEALED)
+    end_commit(store)
+    assert store.state(second, durable=True) == SegmentState.FREE
+    assert not pool.freeing
+
+
+def test_what_replaced_it_in_memory_is_durable_before_the_end_of_what_it_replaced() -> None:
+    store, victim = settled_store(read=False)
+    store.put({b"k": block(4)})
+    empty(store, victim)
+    assert store.state(victim) == SegmentState.SEALED
+    assert store.lose_power().get(b"k") == block(1)
 
 
 def test_a_younger_header_does_not_end_what_is_not_yet_replaced() -> None:
@@ -396,22 +433,14 @@ def test_a_start_syncs_before_it_reads_and_before_it_serves() -> None:
 
 def test_a_deleted_key_that_is_evicted_meanwhile_stays_deleted() -> None:
     """Until an evicted segment is marked free on the medium, its records would be back: a delete takes a tombstone."""
-    store = Store(Medium())
-    pool = store.engine._pool
-    store.put_durably({b"evicted": block(1)})
-    number = 50_000
-    while not pool.freeing:
-        store.put({b"more%d" % number: block(number)})
-        number += 1
-    assert store.get(b"evicted") is None
-    assert store.engine.delete(store.namespace, [b"evicted"]) == bytes([Status.MISS])
-    barrier = store.engine.barrier()
-    assert barrier is not None
-    marks = np.zeros(len(store.drive.seen), dtype=bool)
-    marks[pool.freeing[0].address // SECTOR] = True
-    snapshot = store.drive.seen.copy()
-    snapshot[marks] = store.medium.durable[marks]
-    assert Store(store.medium, snapshot).get(b"evicted") is None
+    store, victim = settled_store(read=False)
+    empty(store, victim)
+    assert store.get(b"k") is None
+    assert not store.engine._pool.durability.join().settled
+    assert store.engine.delete(store.namespace, [b"k"]) == bytes([Status.MISS])
+    mark = np.zeros(len(store.drive.seen), dtype=bool)
+    mark[victim.address // SECTOR] = True
+    assert store.lose_power(lambda _: ~mark).get(b"k") is None
 
 
 class Model:
