@@ -5,14 +5,16 @@ Kept per page of 4 KiB, in frames of 512 pages: a byte of state for each page, a
 A frame exists while anything of its 2 MiB is in memory, so that what is noted here grows with the pool and not with
 the drive. A page is::
 
-    ABSENT ──hold──► LOADING ──arrived──► USED ◄──clean── DIRTY ◄──dirty── PREPARED
-       ▲ │                                 ▲ │                                ▲ │
-       │ │                             hold│ ▼ the hand                       │ │
-       │ │                                CLEAN ──the hand──► ABSENT          │ │
-       └─┼───────────────────────────discard──────────────────────────────────┼─┘
-         └────────────────────────────prepare─────────────────────────────────┘
+    ABSENT    ──hold──► LOADING
+    LOADING   ──arrived──► CLEAN       or, where nobody waits for it any more, ──► ABSENT
+    CLEAN     ──hold──► USED           or ──the hand──► ABSENT
+    USED      ──the hand──► CLEAN
+    any       ──prepare──► PREPARED    a writer has it, and what was there is of no use
+    PREPARED  ──dirty──► DIRTY         or ──discard──► ABSENT
+    DIRTY     ──clean──► CLEAN         once it is on the drive
 
-A hand goes around over the frames (CLOCK): what was used since it came by gets a second chance, the rest makes room.
+A hand goes around over the frames (CLOCK), those first into which nothing was loaded for longest: what was used again
+since it came by gets a second chance, the rest makes room. What is read once does not drive out what is read often.
 It passes over pages that a reader holds, and over those whose bytes are not on the drive yet (PREPARED, DIRTY).
 
 Part of the pool is for what the engine itself looks at for a moment: neither readers nor writers get it.
@@ -47,11 +49,11 @@ def _table(*states: int) -> bytes:
 
 #                         from: ABSENT,   LOADING,  CLEAN,     USED,      PREPARED,  DIRTY
 _HELD: Final = _table(_LOADING, _LOADING, _USED, _USED, _PREPARED, _DIRTY)
-_ARRIVED: Final = _table(_ABSENT, _USED, _CLEAN, _USED, _PREPARED, _DIRTY)
+_ARRIVED: Final = _table(_ABSENT, _CLEAN, _CLEAN, _USED, _PREPARED, _DIRTY)
 _LOST: Final = _table(_ABSENT, _ABSENT, _CLEAN, _USED, _PREPARED, _DIRTY)
 _PREPARE: Final = _table(_PREPARED, _PREPARED, _PREPARED, _PREPARED, _PREPARED, _PREPARED)
 _WRITTEN: Final = _table(_DIRTY, _LOADING, _DIRTY, _DIRTY, _DIRTY, _DIRTY)
-_CLEANED: Final = _table(_ABSENT, _LOADING, _CLEAN, _USED, _PREPARED, _USED)
+_CLEANED: Final = _table(_ABSENT, _LOADING, _CLEAN, _USED, _PREPARED, _CLEAN)
 _DISCARDED: Final = _table(_ABSENT, _LOADING, _CLEAN, _USED, _ABSENT, _DIRTY)
 _AGED: Final = _table(_ABSENT, _LOADING, _CLEAN, _CLEAN, _PREPARED, _DIRTY)
 
@@ -262,7 +264,9 @@ class RamPool:
         absent = False
         for number, first, end in parts:
             self._change(number, first, end, _HELD)
-            absent = absent or _LOADING in self._frames[number].pages[first:end]
+            if _LOADING in self._frames[number].pages[first:end]:
+                absent = True
+                self._frames.move_to_end(number)
         return absent
 
     def _make_room(self, need: int) -> bool:
