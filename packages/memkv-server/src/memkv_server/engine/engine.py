@@ -29,7 +29,7 @@ from memkv_server.engine.namespaces import next_epoch
 from memkv_server.engine.pool import Phase, SegmentPool
 from memkv_server.engine.reader import Reader
 from memkv_server.engine.reads import Finished, Reads
-from memkv_server.engine.recovery import recover
+from memkv_server.engine.recovery import give_back_memory, recover
 from memkv_server.engine.registry import NamespaceRegistry
 from memkv_server.engine.reservation import PutReservation, Writer
 from memkv_server.engine.segment import SEGMENT_DATA_AT
@@ -66,6 +66,7 @@ class SegmentEngine:
         self._pool = SegmentPool(drive)
         started = time.perf_counter()
         recover(self._pool, self._index, self._counters)
+        give_back_memory()
         self._counters.recovery_seconds = time.perf_counter() - started
         policy = SecondChance(drive.geometry.segment_bytes, drive.geometry.segment_count)
         self._reader = Reader(self._pool, self._index, self._counters, policy)

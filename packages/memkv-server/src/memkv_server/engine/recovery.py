@@ -17,6 +17,8 @@ distance, for a power loss takes back some of the last ones, and what was writte
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import logging
 import secrets
 from dataclasses import dataclass, field
@@ -190,6 +192,12 @@ def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
         pool.record_sequence = max(int(table["sequence"].max()) for _, table in tables)
         _fill(index, tables)
     pool.drive.sync()
+
+
+def give_back_memory() -> None:
+    """Has the allocator let go of what a recovery is done with; else it keeps about as much as the index takes."""
+    with contextlib.suppress(AttributeError):  # a C library that has no such call, and mostly no such need
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _read_headers(pool: SegmentPool) -> list[tuple[Segment, SegmentHeader]]:
