@@ -359,6 +359,24 @@ def test_a_drive_that_cannot_sync_takes_no_more_writes(
     engine.close()
 
 
+def test_each_level_opens_what_the_other_wrote(tmp_path: Path) -> None:
+    written: dict[bytes, bytes] = {}
+    for number, level in enumerate([Level.RELAXED, Level.STRICT, Level.RELAXED, Level.STRICT]):
+        engine = open_engine("file", tmp_path / "store", CAPACITY, SEGMENT, level=level)
+        namespace = named(engine, "n")
+        assert get(engine, namespace, list(written)) == list(written.values())
+        assert engine.usage()["drives"][0]["durability"] == level.value
+        values = {b"%d-%d" % (number, place): block(number + place, 20_000) for place in range(30)}
+        assert put(engine, namespace, values) == bytes([Status.HIT]) * 30
+        written.update(values)
+        engine.close()
+
+
+def test_memory_cannot_be_strict() -> None:
+    with pytest.raises(StorageError, match="does not outlive a loss of power"):
+        open_engine("memory", None, CAPACITY, level=Level.STRICT)
+
+
 def test_an_unknown_mode_and_a_missing_folder() -> None:
     with pytest.raises(StorageError, match="floppy"):
         open_engine("floppy", None, CAPACITY)

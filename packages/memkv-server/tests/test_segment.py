@@ -64,6 +64,19 @@ def test_a_record_is_what_was_encoded(
     assert decode_record(memory, before, len(memory), seed ^ 1) is None, "it is of another life"
 
 
+def test_a_stamp_stands_where_there_were_zeros() -> None:
+    """The bytes of a record of the first release, and of the same record with a stamp."""
+    encoded, _ = encode_record(1, b"key", b"", b"d" * 16, 0, 1000, 7)
+    plain = "024d4b520f000000" + "00" * 16 + "4c26256f9846384e" + "0100000000000000" + "64" * 16 + "e803000000000300"
+    assert encoded.hex() == plain + "0000000000000000" + b"key".hex()
+    stamped, _ = encode_record(1, b"key", b"", b"d" * 16, 1, 1000, 7, stamp=(1 << 56) - 1)
+    assert stamped[64:72] == b"\x01" + b"\xff" * 7
+    assert [header.stamp for header in (decode_record(each, 0, 75, 7) for each in (encoded, stamped)) if header] == [
+        0,
+        (1 << 56) - 1,
+    ]
+
+
 @given(key=st.binary(min_size=1, max_size=100), meta=st.binary(max_size=100), bit=st.integers(0, 10_000), seed=U64)
 def test_no_flipped_bit_of_a_header_goes_unseen(key: bytes, meta: bytes, bit: int, seed: int) -> None:
     encoded, check = encode_record(1, key, meta, b"d" * 16, 0, 1000, seed)
