@@ -12,6 +12,8 @@ import pytest
 
 from memkv_core.testing.engine_tests import block, get, put
 from memkv_server.engine import DriveSet, Namespace, SegmentEngine, Status, open_engine
+from memkv_server.engine import direct as direct_module
+from memkv_server.engine import reads as reads_module
 from memkv_server.engine.base import ReadBatch
 from memkv_server.engine.direct import DirectDrive
 
@@ -156,6 +158,69 @@ def test_a_drive_that_is_taken_down_settles_its_reads_as_misses(
     assert values_of(batch) == [None] * 40
     engine.release(batch)
     gate.opened.set()  # and close() waits for the thread
+
+
+@pytest.fixture
+def crowded(
+    tmp_path: Path, notified: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[SegmentEngine, Namespace, ReadBatch]]:
+    """An engine whose pool of 2 MiB is held by a batch of 25 values, with 40 on the drive."""
+    monkeypatch.setattr(direct_module, "POOL_BYTES_MIN", MIB)
+    engine = open_engine("direct", tmp_path / "crowded", 32 * MIB, MIB, notify=notified.set, memory_bytes=2 * MIB)
+    namespace = engine.open_namespace("n", b"")
+    assert namespace is not None
+    for key, value in VALUES.items():
+        assert put(engine, namespace, {key: value}) == bytes([Status.HIT])
+        engine.sync()
+    batch = engine.read(namespace, KEYS[:25], [SIZE] * 25)
+    assert None not in batch.views
+    yield engine, namespace, batch
+    engine.close()
+
+
+def test_a_read_waits_for_memory_that_others_hold(crowded: tuple[SegmentEngine, Namespace, ReadBatch]) -> None:
+    engine, namespace, first = crowded
+    readings = [
+        engine.begin_read(namespace, KEYS[20:], [SIZE] * 20),
+        engine.begin_read(namespace, KEYS[:20], [SIZE] * 20),
+    ]
+    given_up = engine.begin_read(namespace, KEYS[15:], [SIZE] * 25)
+    engine.tick()
+    assert [reading.settled for reading in readings] == [False, True], "the other's are in memory already"
+    given_up.abandon()
+    engine.release(first)
+    engine.release(readings.pop().finish())
+    wait_until(lambda: bool(engine.tick() or readings[0].settled))
+    batch = readings[0].finish()
+    assert values_of(batch) == [VALUES[key] for key in KEYS[20:]]
+    engine.release(batch)
+    assert engine.usage()["crowded_out_records"] == held(engine) == 0
+
+
+def test_a_read_that_has_waited_long_takes_what_there_is(
+    crowded: tuple[SegmentEngine, Namespace, ReadBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, namespace, first = crowded
+    monkeypatch.setattr(reads_module, "CROWDED_WAIT_S", 0.0)
+    reading = engine.begin_read(namespace, KEYS[20:], [SIZE] * 20)
+    wait_until(lambda: bool(engine.tick() or reading.settled))
+    batch = reading.finish()
+    found = values_of(batch)
+    assert found[:5] == [VALUES[key] for key in KEYS[20:25]]
+    assert None in found[5:]
+    assert engine.usage()["crowded_out_records"] == found.count(None)
+    engine.release(batch)
+    engine.release(first)
+    assert get(engine, namespace, KEYS[20:]) == [VALUES[key] for key in KEYS[20:]]
+
+
+def test_a_read_that_waits_is_a_miss_when_the_drive_goes(crowded: tuple[SegmentEngine, Namespace, ReadBatch]) -> None:
+    engine, namespace, _ = crowded
+    reading = engine.begin_read(namespace, KEYS[20:], [SIZE] * 20)
+    before = reading.settled
+    engine.retire()
+    assert (before, reading.settled) == (False, True)
+    assert values_of(reading.finish()) == [None] * 20
 
 
 def test_several_drives_settle_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

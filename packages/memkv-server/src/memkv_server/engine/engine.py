@@ -193,12 +193,9 @@ class SegmentEngine:
 
     def begin_read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> Reading:
         """See ``Engine``. Without a ``notify`` it waits for the drive."""
-        plan = self._reader.plan(namespace, keys, capacities)
-        if plan.missing and self._notify is not None:
-            return self._reads.begin(plan)
-        if plan.missing:
-            self._reader.fetch(plan)
-        return Finished(self._reader.finish(plan), self.release)
+        if self._notify is None:
+            return Finished(self._reader.read(namespace, keys, capacities), self.release)
+        return self._reads.begin(namespace, keys, capacities)
 
     def release(self, batch: ReadBatch) -> None:
         """See ``Engine``."""

@@ -63,6 +63,7 @@ POOL_BUSY_SHARE: Final = 0.875  # held by readers or not yet on the drive; the r
 POOL_UNWRITTEN_SHARE: Final = 0.5
 POOL_RECORD_SHARE: Final = 0.125  # the longest record
 POOL_SWEEP_BYTES: Final = 4 * MIB  # so much is evicted at a time
+CROWDED_WAIT_S: Final = 1.0  # a get waits so long for memory that others hold
 FETCH_THREADS: Final = 4  # batches that are read from one drive side by side
 IO_THREADS: Final = 8  # reads side by side
 READ_BYTES_MAX: Final = 1 * MIB  # of one preadv

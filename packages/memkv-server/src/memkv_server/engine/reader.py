@@ -57,6 +57,7 @@ class Reader:
         self._pool = pool
         self._index = index
         self._counters = counters
+        self._batches_held = 0  # planned and not released, of those that hold memory
         self._policy = policy
 
     def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
@@ -67,12 +68,29 @@ class Reader:
         return self.finish(plan)
 
     def plan(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadPlan:
-        """Finds the records. Where some are ``missing`` they stay pinned, and ``fetch`` comes before ``finish``."""
+        """Finds the records. Where some are ``missing`` they stay pinned, and ``fetch`` comes before ``finish``.
+
+        For which there is no room in memory is a miss.
+        """
+        plan = self._plan(namespace, keys, capacities, patient=False)
+        assert plan is not None
+        return plan
+
+    def plan_patiently(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadPlan | None:
+        """The same; None, and nothing is held, where there will be room once other batches have been released."""
+        return self._plan(namespace, keys, capacities, patient=True)
+
+    def _plan(
+        self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int], *, patient: bool
+    ) -> ReadPlan | None:
         shards = self._index.shards
         hashes = [hash_key(key, namespace.hash) for key in keys]
         places = [shards[key_hash[0]].get(key_hash) for key_hash in hashes]
         runs = _runs(places)
         missing, refused = self._pool.drive.hold(runs)
+        if refused and patient and self._batches_held:
+            self._pool.drive.release([run for position, run in enumerate(runs) if position not in refused])
+            return None
         plan = ReadPlan(namespace, keys, capacities, hashes, places, runs)
         if refused:
             missing = self._hold_some(plan, missing, refused)
@@ -83,6 +101,7 @@ class Reader:
             plan.pinned = [self._pool.segments[slot] for slot in slots]
             for segment in plan.pinned:
                 segment.pins += 1
+        self._batches_held += bool(plan.held)
         return plan
 
     def _hold_some(self, plan: ReadPlan, missing: list[int], refused: list[int]) -> list[int]:
@@ -188,6 +207,7 @@ class Reader:
         """Unpins; a second call finds nothing to unpin."""
         pins, batch.pins = batch.pins, []
         for segments, held in pins:
+            self._batches_held -= bool(held)
             self._pool.drive.release(held)
             for segment in segments:
                 self._pool.unpin(segment)
