@@ -189,23 +189,29 @@ class RamPool:
         ``urgent``: out of the part that is neither for readers nor for writers.
         """
         parts = list(_parts(extent))
+        need, fresh = self._needs(parts)
+        if not urgent and (
+            self.unwritten_bytes + fresh > self._unwritten_max
+            or self.held_bytes + self.unwritten_bytes + fresh > self._busy_max
+        ):
+            return False
+        while self.used_bytes + need > self.limit_bytes:
+            if not self._make_room(need):
+                return False
+            need, _ = self._needs(parts)  # the hand may have come by here
+        for number, first, end in parts:
+            self._change(number, first, end, _PREPARE)
+        return True
+
+    def _needs(self, parts: Sequence[tuple[int, int, int]]) -> tuple[int, int]:
+        """What these pages take of the pool beside what they have, and how much of them does not wait for the drive."""
         need = fresh = 0
         for number, first, end in parts:
             frame = self._frames.get(number)
             pages = frame.pages[first:end] if frame is not None else bytes(end - first)
             need += pages.count(_ABSENT) * PAGE_BYTES + (FRAME_OVERHEAD_BYTES if frame is None else 0)
             fresh += (end - first - pages.count(_PREPARED) - pages.count(_DIRTY)) * PAGE_BYTES
-        if not urgent and (
-            self.unwritten_bytes + fresh > self._unwritten_max
-            or self.held_bytes + self.unwritten_bytes + fresh > self._busy_max
-        ):
-            return False
-        # The hand may come by here: what is clean is written over, so that only the room for it counts.
-        if not self._make_room(need):
-            return False
-        for number, first, end in parts:
-            self._change(number, first, end, _PREPARE)
-        return True
+        return need, fresh
 
     def dirty(self, extent: Extent) -> list[Extent]:
         """These bytes were written, and stay until they are ``clean``; those of them that did not wait for it yet."""
