@@ -33,7 +33,7 @@ SEGMENT_BYTES = 4 << 20
 LOAD_S = (0.1, 0.3)
 KEPT_FREE_BYTES = 5 * SEGMENT_BYTES  # eviction begins when the last segment but one is in use
 ROOM_BYTES_MIN = 48 << 20  # for a loop: where less is left a new store is begun, before anything has to be evicted
-MODES = ("file",)
+MODES = ("file", "direct")
 DURABILITIES = ("relaxed", "strict")
 
 
