@@ -128,6 +128,13 @@ def torture(session: nox.Session) -> None:
     session.run("python", "integration-tests/torture/torture.py", *session.posargs)
 
 
+@nox.session(default=False)
+def powercut(session: nox.Session) -> None:
+    """The plug pulled from a machine that runs a node with durability strict, 20 times; needs qemu (``-- --install``)."""
+    _install_wheels(session, "test")
+    session.run("python", "integration-tests/powercut/powercut.py", *session.posargs)
+
+
 @nox.session(venv_backend="none", default=False)
 @nox.parametrize("engine", list(ENGINES), ids=list(ENGINES))
 def integration(session: nox.Session, engine: str) -> None:

@@ -311,6 +311,7 @@ class Simulation(RuleBasedStateMachine):
         namespace = self.namespaces[name]
         reservation = self._attempt(fault, lambda: self.engine.reserve(namespace, names, lengths, sums, kind, metas))
         if reservation is not None:
+            self._note_losses(())  # what was evicted to make room
             self.reserved.append(reservation)
             for key, value, extent, status in zip(names, values, reservation.extents, reservation.statuses):
                 if extent is None and status == Status.PRESENT:
