@@ -130,7 +130,7 @@ def torture(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def powercut(session: nox.Session) -> None:
-    """The plug pulled from a machine that runs a node with durability strict, 20 times; needs qemu (``-- --install``)."""
+    """The plug of a machine with a strict node is pulled, 20 times; needs qemu (``-- --install``)."""
     _install_wheels(session, "test")
     session.run("python", "integration-tests/powercut/powercut.py", *session.posargs)
 
@@ -213,7 +213,7 @@ def _test_folders() -> list[Path]:
 
 def _integration_folders() -> list[Path]:
     root = ROOT / "integration-tests"
-    return [*root.glob("test_*.py"), root / "cluster", root / "torture", *(root / engine for engine in ENGINES)]
+    return [*root.glob("test_*.py"), *(root / name for name in ("cluster", "torture", "powercut", *ENGINES))]
 
 
 def _environment(session: nox.Session, name: str, interpreter: str) -> str:
