@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from memkv_core.errors import StorageError
 from memkv_server.engine import limits, registry
+from memkv_server.engine.age import Mark
 from memkv_server.engine.drive import REGISTRY_FILE, FileDrive, MemoryDrive
 from memkv_server.engine.namespaces import make_namespace, next_epoch
 from memkv_server.engine.registry import Entry, Kind, NamespaceRegistry, decode_entries, encode_entry
@@ -194,11 +195,11 @@ def test_a_full_log_is_written_anew_without_what_was_superseded() -> None:
         epoch = next_epoch(epoch)
         opened.names.drop(f"n{number % 40}", epoch)
         if number % 100 == 0:
-            opened.names.mark_clock(5000 + number)
+            opened.names.mark(Mark(5000 + number, number, 5001 + number))
     assert opened.names.open("n1", b"i") is not None
     assert opened.again() == told(opened.names) == [("n1", b"i", epoch)]
     again = NamespaceRegistry(opened.drive)
-    assert (again.clock_s, again.epoch) == (8900, epoch)
+    assert (again.marks[-1].seconds, again.epoch) == (8900, epoch)
     assert {each.name: each.epoch for each in again.known} == {each.name: each.epoch for each in opened.names.known}
     opened.drive.close()
 

@@ -27,6 +27,7 @@ from memkv_core.limits import LANES_MAX
 from memkv_core.log import protect
 from memkv_core.settings import SettingProblem
 from memkv_server.capacity import SIZE, SIZE_OR_SHARE, Share, parse_capacity
+from memkv_server.duration import DURATION, parse_duration
 from memkv_server.keyfile import ACCEPTED, resolve_key
 from memkv_server.settings import ENV_PREFIX, SectionedSettings
 
@@ -49,6 +50,7 @@ def _auth_key(value: object) -> SecretStr:
     return SecretStr(key)
 
 
+Duration = Annotated[int, PlainValidator(parse_duration)]
 Capacity = Annotated[int | Share, PlainValidator(parse_capacity)]
 AddressText = Annotated[str, BeforeValidator(_address)]
 AuthKey = Annotated[SecretStr, BeforeValidator(_auth_key)]
@@ -100,6 +102,14 @@ class MemoryConfig(_Section):
     max_size: ByteSize | None = Field(default=None, gt=0, description=SIZE)
 
 
+class NamespaceConfig(_Section):
+    """Bounds of the namespaces whose name matches. The first entry that matches a name counts, and no other."""
+
+    match: str = Field(min_length=1, max_length=255, description="a name, or a pattern with *, ? and [...]")
+    quota: ByteSize | None = Field(default=None, gt=0, description=f"of live records, over the whole node: {SIZE}")
+    ttl: Duration | None = Field(default=None, description=DURATION)
+
+
 class LimitsConfig(_Section):
     """Bounds of one node."""
 
@@ -133,6 +143,9 @@ class ServerConfig(SectionedSettings):
     network: NetworkConfig = NetworkConfig()
     storage: StorageConfig = StorageConfig()
     memory: MemoryConfig = MemoryConfig()
+    namespaces: tuple[NamespaceConfig, ...] = Field(
+        default=(), description="a list of {match: NAME OR PATTERN, quota: SIZE, ttl: TIME}"
+    )
     lanes: int | None = Field(default=None, ge=1, le=LANES_MAX, description=f"lane processes, 1 to {LANES_MAX}")
     license: str | None = Field(
         default=None, min_length=1, description="a license token, or the path of a license file"
@@ -171,6 +184,18 @@ class ServerConfig(SectionedSettings):
     @property
     def lane_count(self) -> int:
         return self.lanes or max(1, len(self.storage.drives))
+
+    @property
+    def namespace_rules(self) -> list[dict[str, Any]]:
+        """For one lane, which gets an even share of the keys: ``[{"match", "quota_bytes", "ttl_s"}]``."""
+        return [
+            {
+                "match": rule.match,
+                "quota_bytes": int(rule.quota) // self.lane_count if rule.quota is not None else None,
+                "ttl_s": rule.ttl,
+            }
+            for rule in self.namespaces
+        ]
 
     def drives_of(self, lane: int) -> list[dict[str, Any]]:
         """``[{"path", "capacity_bytes"}]`` of a lane: drives are dealt round robin; none in mode memory.

@@ -27,6 +27,7 @@ from memkv_core.errors import MemKVError
 from memkv_server import limits, logs, operations
 from memkv_server.connection import Connection, LaneContext
 from memkv_server.engine import DriveSet
+from memkv_server.engine.account import Rules
 from memkv_server.engine.base import Engine
 from memkv_server.engine.durability import Level
 from memkv_server.handler import Handler
@@ -214,6 +215,7 @@ def open_lane_engine(start: dict[str, Any]) -> Engine:
         start["segment_bytes"],
         Level(start["durability"]),
         start["memory_bytes"],
+        Rules.of(start.get("namespaces", ())),
     )
 
 

@@ -42,10 +42,20 @@ _STORAGE_COUNTERS: Final = {
 _NAMESPACE_GAUGES: Final = {
     "records": ("memkv_namespace_records", "Live records of a namespace"),
     "bytes": ("memkv_namespace_bytes", "Live bytes of a namespace"),
+    "quota_bytes": ("memkv_namespace_quota_bytes", "Hard bound of a namespace's live bytes, where it has one"),
+    "ttl_seconds": (
+        "memkv_namespace_ttl_seconds",
+        "How long a record of a namespace is served, where there is a bound",
+    ),
 }
 _NAMESPACE_COUNTERS: Final = {
     "hits": ("memkv_namespace_hits", "Keys that gets found in a namespace"),
     "misses": ("memkv_namespace_misses", "Keys that gets did not find in a namespace"),
+    "expired_records": ("memkv_namespace_expired_records", "Records that outlived the TTL of their namespace"),
+    "over_quota_records": (
+        "memkv_namespace_over_quota_records",
+        "Oldest records given up for the quota of a namespace",
+    ),
 }
 _STATES: Final = ("online", "read-only", "offline")
 

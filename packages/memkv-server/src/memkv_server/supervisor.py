@@ -218,6 +218,7 @@ def start_message(config: ServerConfig, lane: int) -> dict[str, Any]:
         "segment_bytes": int(segment_size) if segment_size is not None else None,
         "durability": config.storage.durability,
         "memory_bytes": config.drive_memory_bytes,
+        "namespaces": config.namespace_rules,
         "limits": {"connections_max": -(-config.limits.connections_max // config.lane_count)},
         "log": {"level": config.log.level, "format": config.log.format},
     }

@@ -16,7 +16,7 @@ from memkv_core.auth import admin_token
 from memkv_core.errors import ConfigError
 from memkv_server.admin_client import Reply, ask_all
 from memkv_server.cli.admin_flags import AsJson, KeyFile, Servers, cluster_key, nodes_of, reply_as_json
-from memkv_server.cli.output import examples, format_bytes, note, print_json, print_table
+from memkv_server.cli.output import examples, format_bytes, format_seconds, note, print_json, print_table
 from memkv_server.engine.usage import join_namespaces
 
 LIST_EPILOG: Final = examples(
@@ -108,15 +108,18 @@ def _added_up(replies: Sequence[Reply]) -> list[dict[str, Any]]:
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Table:
-    table = Table("namespace", "identity", "records", "bytes", "hits", "misses")
+    table = Table(
+        "namespace", "identity", "records", "bytes", "quota", "ttl", "hits", "misses", "expired", "over quota"
+    )
     for row in rows:
         table.add_row(
             escape(row["name"]),
             row["identity_digest"][:12],
             f"{row['records']:,}",
             format_bytes(row["bytes"]),
-            f"{row['hits']:,}",
-            f"{row['misses']:,}",
+            format_bytes(row["quota_bytes"]) if row.get("quota_bytes") is not None else "-",
+            format_seconds(row["ttl_seconds"]) if row.get("ttl_seconds") is not None else "-",
+            *(f"{row.get(count, 0):,}" for count in ("hits", "misses", "expired_records", "over_quota_records")),
         )
     return table
 

@@ -173,7 +173,7 @@ class Cleaner:
         # A footer that cannot be read is as good as damaged.
         sealed = victim.phase == Phase.SEALED
         entries = b"" if sealed and self._pool.load([victim.footer]) else victim.footer_entries()
-        shards, retired = self._index.shards, self._index.retired
+        shards, retired, mortal = self._index.shards, self._index.retired, self._reader.clock_s is not None
         base_unit = victim.address >> UNIT_SHIFT
         for start in range(0, len(entries), _SLICE_BYTES):
             part = entries[start : start + _SLICE_BYTES]
@@ -182,7 +182,11 @@ class Cleaner:
                 own = length << ADDRESS_BITS | (base_unit + offset)
                 if place is None or place >> HEAT_BITS != own or state != RecordState.COMMITTED:
                     continue
-                if place & HEAT_MASK and namespace_hash not in retired:
+                if (
+                    place & HEAT_MASK
+                    and namespace_hash not in retired
+                    and not (mortal and self._reader.has_expired(namespace_hash, key_hash))
+                ):
                     candidates.append((key_hash, namespace_hash, own))
                     heats.append(place & HEAT_MASK)
                 else:
@@ -225,7 +229,7 @@ class Cleaner:
         """
         for key_hash, place in list(self._index.items()):
             if 0 <= place_address(place) - victim.address < victim.end:
-                del self._index.shards[key_hash[0]][key_hash]
+                self._index.clear_place(key_hash)
                 self._counters.evicted_records += 1
                 self._counters.evicted_bytes += place_length(place)
         self._index.clear_slot(victim.slot)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
 from memkv_server.capacity import Share
+from memkv_server.engine.account import Rules
 from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reading, Reservation, Status
 from memkv_server.engine.bay import Bay
 from memkv_server.engine.durability import Level, Ticket, Tickets
@@ -34,6 +35,7 @@ from memkv_server.engine.store import share_bytes
 from memkv_server.engine.usage import add_usage
 
 _LOG: Final = RateLimitedLog(logging.getLogger(__name__))
+_NO_RULES: Final = Rules()
 _Part = tuple[Bay, "list[int]"]  # a drive, and the positions in the batch of the keys that live there
 
 
@@ -117,11 +119,12 @@ class DriveSet:
         segment_bytes: int | None = None,
         level: Level = Level.RELAXED,
         memory_bytes: int | None = None,
+        rules: Rules = _NO_RULES,
     ) -> DriveSet:
         """Opens the drives of a lane: ``[{"path", "capacity_bytes"}]``, or none in mode memory. See ``open``.
 
         A drive may have a ``capacity_percent`` instead. ``memory_bytes`` bounds the RAM pool of each in mode direct;
-        None: the default, shared by them.
+        None: the default, shared by them. ``rules`` are for all of them together.
         """
         places = drives or [{"path": None, "capacity_bytes": capacity_bytes}]
         wake = Wake()
@@ -132,8 +135,12 @@ class DriveSet:
         def bay(path: str | None, capacity: int | Share, weight: int) -> Bay:
             def open_drive(uuid: bytes | None) -> SegmentEngine:
                 return open_engine(
-                    mode, path, capacity, segment_bytes, uuid, level=level, notify=wake.ring, memory_bytes=pool_bytes
-                )
+                    mode, path, capacity, segment_bytes, uuid,
+                    level=level,
+                    notify=wake.ring,
+                    memory_bytes=pool_bytes,
+                    rules=rules.share(weight, sum(weights)),
+                )  # fmt: skip
 
             return Bay(path, mode, weight, open_drive)
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from memkv_core.errors import StorageError
+from memkv_core.log import RateLimitedLog
 from memkv_server.capacity import Share
-from memkv_server.engine.account import Account
+from memkv_server.engine.account import Account, Rules
+from memkv_server.engine.age import AgeClock
 from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reading, Reservation
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
@@ -24,7 +27,7 @@ from memkv_server.engine.evict import SecondChance
 from memkv_server.engine.group_commit import Committer, CommitThread, GroupCommit, Wake
 from memkv_server.engine.health import DriveHealth
 from memkv_server.engine.index import Index
-from memkv_server.engine.limits import POOL_BYTES_DEFAULT
+from memkv_server.engine.limits import EXPIRE_SLICE_RECORDS, HOUSEKEEPING_S, POOL_BYTES_DEFAULT
 from memkv_server.engine.namespaces import next_epoch
 from memkv_server.engine.pool import Phase, SegmentPool
 from memkv_server.engine.reader import Reader
@@ -35,6 +38,9 @@ from memkv_server.engine.reservation import PutReservation, Writer
 from memkv_server.engine.segment import SEGMENT_DATA_AT
 from memkv_server.engine.store import share_bytes
 from memkv_server.engine.superblock import FORMAT_VERSION
+
+_LOG: Final = RateLimitedLog(logging.getLogger(__name__))
+_NO_RULES: Final = Rules()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,13 @@ class SegmentEngine:
     ``notify`` is called by any thread when a ``tick`` will settle barriers; without it the engine has a ``wake_fd``.
     """
 
-    def __init__(self, drive: Drive, level: Level = Level.RELAXED, notify: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        drive: Drive,
+        level: Level = Level.RELAXED,
+        notify: Callable[[], None] | None = None,
+        rules: Rules = _NO_RULES,
+    ) -> None:
         self._drive = drive
         self.level = level
         self._wake: Wake | None = None
@@ -61,17 +73,22 @@ class SegmentEngine:
         self._counters = Counters()
         self._namespaces = NamespaceRegistry(drive)
         self._index = Index(drive.geometry.segment_bytes)
+        self._rules = rules
         for namespace in self._namespaces:
-            self._index.usage[namespace.hash] = Account()
+            self._open_account(namespace)
+        self._clock = AgeClock(self._namespaces.marks, rules.ttl_s_min)
+        self._housekeeping_at_s = 0.0
         self._pool = SegmentPool(drive)
         started = time.perf_counter()
-        recover(self._pool, self._index, self._counters)
+        recover(self._pool, self._index, self._counters, self._clock)
         give_back_memory()
         self._counters.recovery_seconds = time.perf_counter() - started
         policy = SecondChance(drive.geometry.segment_bytes, drive.geometry.segment_count)
         self._reader = Reader(self._pool, self._index, self._counters, policy)
         self._cleaner = Cleaner(self._pool, self._index, self._counters, self._reader, policy)
-        self._writer = Writer(self._pool, self._index, self._counters, self._reader, self._cleaner)
+        if rules.ttl_s_min is not None:
+            self._reader.clock_s = self._clock.now
+        self._writer = Writer(self._pool, self._index, self._counters, self._reader, self._cleaner, self._clock)
         self._reads = Reads(self._reader, notify or (lambda: None))
         self._durability = self._make_durability(notify)
         self._pool.durability = self._durability
@@ -79,11 +96,15 @@ class SegmentEngine:
 
     @classmethod
     def open(
-        cls, drive: Drive, level: Level = Level.RELAXED, notify: Callable[[], None] | None = None
+        cls,
+        drive: Drive,
+        level: Level = Level.RELAXED,
+        notify: Callable[[], None] | None = None,
+        rules: Rules = _NO_RULES,
     ) -> SegmentEngine:
         """Rebuilds the index from what the drive holds. The engine owns the drive, and closes it where this raises."""
         try:
-            return cls(drive, level, notify)
+            return cls(drive, level, notify, rules)
         except BaseException:
             drive.close()
             raise
@@ -137,8 +158,11 @@ class SegmentEngine:
         if namespace is not None and namespace.hash != before_hash:
             if before_hash is not None:
                 self._index.retire(before_hash)
-            self._index.usage[namespace.hash] = Account()
+            self._open_account(namespace)
         return namespace
+
+    def _open_account(self, namespace: Namespace) -> None:
+        self._index.usage[namespace.hash] = Account(namespace.hash, self._rules.rule_for(namespace.name))
 
     def drop_namespace(self, name: str, epoch: int | None = None) -> dict[str, Any] | None:
         """See ``Engine``. With an ``epoch`` it is that of the lane, and is recorded even if the name is not known."""
@@ -146,8 +170,9 @@ class SegmentEngine:
         if known is None and epoch is None:
             return None
         known_hash = known.hash if known is not None else None
-        account = self._index.usage.get(known_hash, Account()) if known_hash is not None else Account()
-        dropped = {"name": name, "records": account.records, "bytes": account.bytes, "away": []}
+        account = self._index.usage.get(known_hash) if known_hash is not None else None
+        records, size = (account.records, account.bytes) if account is not None else (0, 0)
+        dropped = {"name": name, "records": records, "bytes": size, "away": []}
         self._namespaces.drop(name, next_epoch(self._namespaces.epoch) if epoch is None else epoch)
         if known_hash is not None:
             self._index.retire(known_hash)
@@ -226,6 +251,31 @@ class SegmentEngine:
         durability.begin()
         more = self._cleaner.tick()
         durability.begin()  # for what was given up just now
+        if time.monotonic() >= self._housekeeping_at_s:
+            more = self._keep_house() or more
+        return more
+
+    def _keep_house(self) -> bool:
+        """Records a mark where one is due, and takes what has expired out of the index; True while there is more."""
+        mark = self._clock.next_mark(self._pool.record_sequence)
+        if mark is not None:
+            try:
+                self._namespaces.mark(mark)
+            except StorageError as error:
+                _LOG.error(f"mark {self._drive.path}", "the ages of records are not recorded: %s", error)
+            else:
+                self._clock.marked(mark)
+        more = False
+        if self._reader.clock_s is not None:
+            now_s, left = self._clock.now(), EXPIRE_SLICE_RECORDS
+            for account in self._index.usage.values():
+                if account.ttl_s is not None and account.ages:
+                    before = account.expired_records
+                    more = self._index.expire(account, now_s - account.ttl_s, left) or more
+                    left -= account.expired_records - before
+                    if left <= 0:
+                        return True
+        self._housekeeping_at_s = time.monotonic() + HOUSEKEEPING_S
         return more
 
     def barrier(self) -> Barrier | None:
@@ -321,6 +371,10 @@ class SegmentEngine:
             "bytes": account.bytes,
             "hits": namespace.hits,
             "misses": namespace.misses,
+            "quota_bytes": account.quota_bytes,
+            "ttl_seconds": account.ttl_s,
+            "expired_records": account.expired_records,
+            "over_quota_records": account.over_quota_records,
         }
 
     def probe(self) -> bool:
@@ -359,12 +413,14 @@ def open_engine(
     level: Level = Level.RELAXED,
     notify: Callable[[], None] | None = None,
     memory_bytes: int = POOL_BYTES_DEFAULT,
+    rules: Rules = _NO_RULES,
 ) -> SegmentEngine:
     """An engine on a folder (``mode="file"``), on one or a block device (``"direct"``), or in memory.
 
     ``capacity_bytes`` may be a ``Share`` of the device or of what is free around the folder. ``memory_bytes`` bounds
-    the RAM pool of mode direct. With a ``uuid`` only the store that has it is opened, and none is made. For ``level``
-    and ``notify`` see ``SegmentEngine``. Raises StorageError naming folder or device, and the remedy.
+    the RAM pool of mode direct, ``rules`` the namespaces. With a ``uuid`` only the store that has it is opened, and
+    none is made. For ``level`` and ``notify`` see ``SegmentEngine``. Raises StorageError naming folder or device, and
+    the remedy.
     """
     if mode == "memory":
         if level is Level.STRICT:
@@ -373,7 +429,7 @@ def open_engine(
             )
         if isinstance(capacity_bytes, Share):
             raise StorageError("mode memory has no drive to take a share of", remedy="give the capacity in bytes")
-        return SegmentEngine.open(MemoryDrive.open(capacity_bytes, segment_bytes))
+        return SegmentEngine.open(MemoryDrive.open(capacity_bytes, segment_bytes), rules=rules)
     if mode not in ("file", "direct"):
         raise StorageError(f"storage mode {mode!r} is unknown", remedy="use file, direct or memory")
     if path is None:
@@ -386,4 +442,4 @@ def open_engine(
         drive = FileDrive.open(path, capacity_bytes, segment_bytes, uuid)
     else:
         drive = DirectDrive.open(path, capacity_bytes, segment_bytes, uuid, memory_bytes=memory_bytes)
-    return SegmentEngine.open(drive, level, notify)
+    return SegmentEngine.open(drive, level, notify, rules)

@@ -16,7 +16,7 @@ keys in one, under 0.2 ms in 256.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 import numpy as np
@@ -79,7 +79,7 @@ class Index:
         """So many records, of so many bytes together, have come to live in this slot."""
         account = self.usage.get(namespace_hash) or self.retired.get(namespace_hash)
         if account is None:
-            account = self.usage[namespace_hash] = Account()
+            account = self.usage[namespace_hash] = Account(namespace_hash)
         account.records += records
         account.bytes += size
         held = self.slots.setdefault(slot, {}).setdefault(namespace_hash, [0, 0])
@@ -98,7 +98,47 @@ class Index:
     def remove(self, namespace_hash: int, key_hash: bytes, place: int) -> None:
         """Takes the record out."""
         del self.shards[key_hash[0]][key_hash]
+        account = self.usage.get(namespace_hash) or self.retired.get(namespace_hash)
+        if account is not None and account.ages is not None:
+            account.ages.pop(key_hash, None)
         self.removed(namespace_hash, place)
+
+    def clear_place(self, key_hash: bytes) -> None:
+        """Takes a record out whose namespace cannot be told; ``clear_slot`` puts the accounts right."""
+        del self.shards[key_hash[0]][key_hash]
+        for account in (*self.usage.values(), *self.retired.values()):
+            if account.ages is not None:
+                account.ages.pop(key_hash, None)
+
+    def expire(self, account: Account, until_s: int, count_max: int) -> bool:
+        """Takes out what was written until then, the oldest first; True where there may be more than ``count_max``."""
+        assert account.ages is not None
+        for _ in range(count_max):
+            key_hash = next(iter(account.ages), None)
+            if key_hash is None or account.ages[key_hash] > until_s:
+                return False
+            self._trim(account, key_hash)
+            account.expired_records += 1
+        return True
+
+    def expire_keys(self, account: Account, key_hashes: Iterable[bytes], until_s: int) -> None:
+        """The same for just these keys."""
+        assert account.ages is not None
+        for key_hash in key_hashes:
+            if account.ages.get(key_hash, until_s + 1) <= until_s:
+                self._trim(account, key_hash)
+                account.expired_records += 1
+
+    def keep_quota(self, account: Account) -> None:
+        """Takes out the oldest until the namespace is within its quota."""
+        assert account.ages is not None
+        assert account.quota_bytes is not None
+        while account.bytes > account.quota_bytes:
+            self._trim(account, next(iter(account.ages)))
+            account.over_quota_records += 1
+
+    def _trim(self, account: Account, key_hash: bytes) -> None:
+        self.remove(account.hash, key_hash, self.shards[key_hash[0]][key_hash])
 
     def clear_slot(self, slot: int) -> None:
         """None of the slot's records is in the dictionary any more, nor is it to be in an account."""

@@ -23,7 +23,15 @@ REGISTRY_BYTES_MIN: Final = 64 * KIB
 REGISTRY_BYTES_MAX: Final = 32 * MIB
 REGISTRY_SHARE: Final = 128  # one byte of registry for so many bytes of capacity
 NAMESPACE_COUNT_MAX: Final = 65_536
-DROPPED_SHARE: Final = 4  # one byte in so many remembers namespaces that were dropped
+# How old records are, see age.py: between two marks, of the shortest TTL; and what is kept of them.
+MARK_INTERVAL_S_MAX: Final = 600
+MARK_TTL_SHARE: Final = 32
+MARK_ACCURACY: Final = 64
+MARK_COUNT_MAX: Final = 1024
+HOUSEKEEPING_S: Final = 0.25  # between two looks for what has expired
+EXPIRE_SLICE_RECORDS: Final = 256
+
+DROPPED_SHARE: Final = 4  # one byte in so many for namespaces that were dropped, and for marks
 
 # Eviction. Survivors copied forward are at most this share of what users wrote: write amplification <= 1.29.
 REINSERT_SHARE_MAX: Final = 0.29

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from memkv_server.engine.base import Namespace, ReadBatch, Status
@@ -59,6 +59,20 @@ class Reader:
         self._counters = counters
         self._batches_held = 0  # planned and not released, of those that hold memory
         self._policy = policy
+        self.clock_s: Callable[[], int] | None = None  # where there is a namespace with a TTL
+
+    def expire(self, namespace_hash: int, key_hashes: Iterable[bytes]) -> None:
+        """Before keys are looked up: drops those of them that have outlived the namespace's TTL."""
+        account = self._index.usage.get(namespace_hash)
+        if account is not None and account.ttl_s is not None and self.clock_s is not None:
+            self._index.expire_keys(account, key_hashes, self.clock_s() - account.ttl_s)
+
+    def has_expired(self, namespace_hash: int, key_hash: bytes) -> bool:
+        """Whether a record is of a namespace with a TTL, and older."""
+        account = self._index.usage.get(namespace_hash)
+        if account is None or account.ttl_s is None or account.ages is None or self.clock_s is None:
+            return False
+        return account.ages.get(key_hash, 0) <= self.clock_s() - account.ttl_s
 
     def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
         """See ``Engine.read``. The digest of the payload is the client's to check: here it is not touched."""
@@ -85,6 +99,8 @@ class Reader:
     ) -> ReadPlan | None:
         shards = self._index.shards
         hashes = [hash_key(key, namespace.hash) for key in keys]
+        if self.clock_s is not None:
+            self.expire(namespace.hash, hashes)
         places = [shards[key_hash[0]].get(key_hash) for key_hash in hashes]
         runs = _runs(places)
         missing, refused = self._pool.drive.hold(runs)
@@ -215,11 +231,15 @@ class Reader:
     def exists(self, namespace: Namespace, keys: Sequence[bytes]) -> bytes:
         """See ``Engine.exists``; from the index alone."""
         shards, seed = self._index.shards, namespace.hash
+        if self.clock_s is not None:
+            self.expire(seed, [hash_key(key, seed) for key in keys])
         return bytes([(key_hash := hash_key(key, seed)) in shards[key_hash[0]] for key in keys])
 
     def lookup(self, namespace: Namespace, keys: Sequence[bytes]) -> int:
         """See ``Engine.lookup``; from the index alone."""
         shards, seed = self._index.shards, namespace.hash
+        if self.clock_s is not None:
+            self.expire(seed, [hash_key(key, seed) for key in keys])
         for position, key in enumerate(keys):
             key_hash = hash_key(key, seed)
             if key_hash not in shards[key_hash[0]]:
@@ -229,6 +249,8 @@ class Reader:
     def locate(self, namespace: Namespace, key: bytes) -> tuple[bytes, int, Segment, int, RecordHeader] | None:
         """Key hash, place, segment, position in its memory and header of the record under ``key``; None: a miss."""
         key_hash = hash_key(key, namespace.hash)
+        if self.clock_s is not None:
+            self.expire(namespace.hash, [key_hash])
         place = self._index.get(key_hash)
         if place is None:
             return None

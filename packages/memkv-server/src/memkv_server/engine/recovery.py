@@ -28,6 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from memkv_core.limits import KEY_BYTES_MAX, META_BYTES_MAX
+from memkv_server.engine.age import AgeClock
+from memkv_server.engine.bounds import within_bounds
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.index import ADDRESS_BITS, Index
 from memkv_server.engine.limits import JUMP_BITS, LOAD_PARTS, SCAN_BYTES
@@ -162,10 +164,11 @@ def _next_committed(pool: SegmentPool, segment: Segment, start: int, limit: int)
     return None
 
 
-def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
+def recover(pool: SegmentPool, index: Index, counters: Counters, clock: AgeClock) -> None:
     """Sorts every segment of a freshly opened drive into its phase and fills the index.
 
-    Only records of the namespaces that ``index`` has an account for are taken: the others were dropped.
+    Only records of the namespaces that ``index`` has an account for are taken, the others were dropped; and of those
+    what their bounds allow (``bounds.py``).
     Raises StorageError where the drive cannot be synced.
     """
     pool.drive.sync()
@@ -190,7 +193,8 @@ def recover(pool: SegmentPool, index: Index, counters: Counters) -> None:
     pool.sequence = max((header.sequence for _, header in found), default=0) + 1 + secrets.randbits(JUMP_BITS)
     if tables:
         pool.record_sequence = max(int(table["sequence"].max()) for _, table in tables)
-        _fill(index, tables)
+        _fill(index, tables, clock)
+    pool.record_sequence = max(pool.record_sequence, clock.newest_sequence)
     pool.drive.sync()
 
 
@@ -300,7 +304,7 @@ def _load_footer(pool: SegmentPool, segment: Segment) -> tuple[bytes, int] | Non
     return decode_footer(segment.memory, segment.origin, end, segment.sequence, segment.seed)
 
 
-def _fill(index: Index, tables: list[tuple[Segment, npt.NDArray[np.void]]]) -> None:
+def _fill(index: Index, tables: list[tuple[Segment, npt.NDArray[np.void]]], clock: AgeClock) -> None:
     """Of each key the newest record counts: the highest sequence number, and of its copies the youngest intact one."""
     table = np.concatenate([entries for _, entries in tables])
     counts = [len(entries) for _, entries in tables]
@@ -315,6 +319,7 @@ def _fill(index: Index, tables: list[tuple[Segment, npt.NDArray[np.void]]]) -> N
     newest[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
     served = np.isin(table["namespace_hash"], np.array(list(index.usage), dtype=np.uint64))
     chosen = order[newest & intact[order] & served[order]]
+    chosen = chosen[within_bounds(index, table[chosen], clock)]
     table, base_units = table[chosen], base_units[chosen]
     lengths = table["length"].astype(np.uint64)
     addresses = base_units + table["offset"]

@@ -16,7 +16,7 @@ what an earlier log left behind in the same space never passes for an entry. ``n
     OPEN       the namespace has this identity since this epoch
     DROPPED    the namespace was dropped in this epoch
     FORGOTTEN  drops up to this epoch are no longer listed
-    CLOCK      seconds: no clock of this drive may show less
+    CLOCK      the seconds of a mark (``age.py``); its sequence and ``until`` stand in place of an identity
     START      the number of the log: how often it was written anew
 
 The log lives in one half of its space. When that is full it is written anew into the other half, without what is
@@ -36,9 +36,10 @@ import xxhash
 
 from memkv_core.errors import StorageError
 from memkv_core.limits import IDENTITY_BYTES_MAX, NAMESPACE_BYTES_MAX
+from memkv_server.engine.age import Mark, thinned
 from memkv_server.engine.base import Namespace
 from memkv_server.engine.drive import Drive
-from memkv_server.engine.limits import DROPPED_SHARE, NAMESPACE_COUNT_MAX
+from memkv_server.engine.limits import DROPPED_SHARE, MARK_COUNT_MAX, NAMESPACE_COUNT_MAX
 from memkv_server.engine.namespaces import end_namespace, make_namespace, renew_namespace
 from memkv_server.engine.segment import MASK64
 
@@ -48,6 +49,8 @@ _ENTRY_MAGIC: Final = 0x534E4D02  # in memory: 02 'M' 'N' 'S'
 _NUMBER_FACTOR: Final = 0x9E37_79B9_7F4A_7C15
 _LOG_FACTOR: Final = 0xC2B2_AE3D_27D4_EB4F
 _BLOCK: Final = 4096
+_MARK: Final = struct.Struct("<QI")
+_MARK_BYTES: Final = 40  # of its entry
 assert _ENTRY.size == 24
 
 
@@ -125,6 +128,10 @@ def find_log(log: bytes, second: int) -> tuple[int, int]:
     return max(found, key=lambda base_and_number: base_and_number[1])
 
 
+def _entry_of(mark: Mark) -> Entry:
+    return Entry(Kind.CLOCK, mark.seconds, identity=_MARK.pack(mark.sequence, mark.until))
+
+
 def _check(text: bytes, name_bytes: int, kind: int, identity_bytes: int, number: int, log_number: int) -> int:
     seed = (kind << 48 | name_bytes << 32 | identity_bytes) + number * _NUMBER_FACTOR + log_number * _LOG_FACTOR
     return xxhash.xxh3_64_intdigest(text, seed & MASK64)
@@ -136,7 +143,7 @@ class NamespaceRegistry:
     def __init__(self, drive: Drive) -> None:
         self.epoch = 0  # of the newest drop
         self.forgotten = 0  # drops up to this epoch are not remembered one by one
-        self.clock_s = 0
+        self.marks: list[Mark] = []
         self._drive = drive
         self._known: dict[str, Namespace] = {}
         self._by_hash: dict[int, Namespace] = {}
@@ -183,10 +190,12 @@ class NamespaceRegistry:
         self._append(Entry(Kind.DROPPED, epoch, name))
         self._forget(name, epoch)
 
-    def mark_clock(self, seconds: int) -> None:
-        """Records a time before which no clock of this drive may go."""
-        self._append(Entry(Kind.CLOCK, seconds))
-        self.clock_s = max(self.clock_s, seconds)
+    def mark(self, mark: Mark) -> None:
+        """Records a mark. Raises StorageError, and then it was not."""
+        self._append(_entry_of(mark))
+        self.marks.append(mark)
+        if len(self.marks) > 2 * MARK_COUNT_MAX:
+            self.marks = thinned(self.marks)
 
     # -- the log -----------------------------------------------------------------------------------------------------
     def _load(self, log: bytes) -> None:
@@ -198,8 +207,8 @@ class NamespaceRegistry:
                 self._remember(entry.name, entry.identity, entry.number)
             elif entry.kind == Kind.DROPPED:
                 self._forget(entry.name, entry.number)
-            elif entry.kind == Kind.CLOCK:
-                self.clock_s = max(self.clock_s, entry.number)
+            elif entry.kind == Kind.CLOCK and len(entry.identity) == _MARK.size:
+                self.marks.append(Mark(entry.number, *_MARK.unpack(entry.identity)))
             elif entry.kind == Kind.FORGOTTEN:
                 self.forgotten = entry.number
                 self.epoch = max(self.epoch, entry.number)
@@ -220,15 +229,19 @@ class NamespaceRegistry:
         A drop always does: it takes less than the namespace that it ends.
         """
         kept, forgotten = self._drops_to_keep(last)
-        marks = {Kind.CLOCK: self.clock_s, Kind.FORGOTTEN: forgotten}
-        entries = [Entry(kind, number) for kind, number in marks.items() if number]
+        marks_max = min(self._half_bytes // DROPPED_SHARE // _MARK_BYTES, MARK_COUNT_MAX)
+        marks = thinned(self.marks, marks_max)
+        entries = [_entry_of(mark) for mark in marks]
+        if forgotten:
+            entries.append(Entry(Kind.FORGOTTEN, forgotten))
         others = [each for each in self if each.name != last.name]
         entries += [Entry(Kind.OPEN, each.epoch, each.name, each.identity) for each in others]
         entries += [Entry(Kind.DROPPED, each.epoch, each.name) for each in kept]
         number = self._number + 1
         start = encode_entry(Entry(Kind.START, number))
         log = start + b"".join(encode_entry(entry, number) for entry in [*entries, last])
-        slack_bytes = len(marks) * _ENTRY.size if last.kind == Kind.OPEN else 0
+        # Room for what may come to it when no namespace is opened any more.
+        slack_bytes = (marks_max - len(marks)) * _MARK_BYTES + _ENTRY.size if last.kind == Kind.OPEN else 0
         if len(log) + slack_bytes > self._half_bytes or self._tail > self._base + self._half_bytes:
             raise self._full()
         base = self._half_bytes - self._base
@@ -236,7 +249,7 @@ class NamespaceRegistry:
         self._drive.registry_append(base, start)  # from here on it counts
         self._drive.registry_append(self._base, bytes(_ENTRY.size))  # and the old one never again
         self._base, self._number, self._tail = base, number, base + len(log)
-        self.forgotten = forgotten
+        self.forgotten, self.marks = forgotten, marks
         names = {each.name for each in kept}
         for each in self.known:
             if each.dropped and each.name not in names and each.name != last.name:

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from memkv_core.errors import InvalidArgumentError
+from memkv_server.engine.account import Account
+from memkv_server.engine.age import AgeClock
 from memkv_server.engine.base import Namespace, Status
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
@@ -68,12 +70,15 @@ class PutReservation:
 class Writer:
     """Puts and deletes of one engine."""
 
-    def __init__(self, pool: SegmentPool, index: Index, counters: Counters, reader: Reader, cleaner: Cleaner) -> None:
+    def __init__(
+        self, pool: SegmentPool, index: Index, counters: Counters, reader: Reader, cleaner: Cleaner, clock: AgeClock
+    ) -> None:
         self._pool = pool
         self._index = index
         self._counters = counters
         self._reader = reader
         self._cleaner = cleaner
+        self._clock = clock
 
     def reserve(
         self,
@@ -114,8 +119,16 @@ class Writer:
         self._pool.expect(sum(length for length, is_known in zip(lengths, known, strict=True) if not is_known))
         if True in known:
             self._reader.load(hashes)
+        account = self._index.usage.get(seed)
+        quota_bytes = account.quota_bytes if account is not None else None
         for position, key in enumerate(keys):
             meta = metas[position] if metas is not None else None
+            if (
+                quota_bytes is not None
+                and record_layout(len(key), len(meta or b""), lengths[position], self._pool.alignment)[1] > quota_bytes
+            ):
+                reservation.statuses[position] = Status.TOO_LONG
+                continue
             if (
                 known[position]
                 and key not in repeated  # which of them is stored at the end is not known yet
@@ -197,9 +210,14 @@ class Writer:
         digest_of, digests, shards = DIGESTS[reservation.digest_kind], reservation.digests, index.shards
         sequence = pool.record_sequence
         current: Segment | None = None
+<<<<<<< HEAD
         records = record_bytes = user_bytes = 0
         if reservation.runs and reservation.runs[0][0] is not pool.current:
             self._move_overtaken(reservation)
+=======
+        user_bytes = counted_bytes = 0
+        counted_sequence = sequence
+>>>>>>> e1d183a (namespaces: quotas and TTLs by rules from the node's settings)
         for position, key_hash, segment, offset, size, check in reservation.records:
             extent = extents[position]
             if extent is None or segment.phase == Phase.CONDEMNED:
@@ -222,20 +240,24 @@ class Writer:
                 index.removed(namespace_hash, old)
             if segment is not current:
                 if current is not None:
-                    index.added(namespace_hash, current.slot, records, record_bytes)
-                current, records, record_bytes = segment, 0, 0
-            records += 1
-            record_bytes += size
+                    index.added(
+                        namespace_hash, current.slot, sequence - 1 - counted_sequence, user_bytes - counted_bytes
+                    )
+                current, counted_sequence, counted_bytes = segment, sequence - 1, user_bytes
             user_bytes += size
             statuses[position] = Status.HIT
         if current is not None:
-            index.added(namespace_hash, current.slot, records, record_bytes)
+            index.added(namespace_hash, current.slot, sequence - counted_sequence, user_bytes - counted_bytes)
         pool.record_sequence = sequence
+        account = index.usage.get(namespace_hash)
+        if account is not None and account.ages is not None:
+            self._keep_bounds(account, reservation)
         self._counters.user_bytes += user_bytes
         self._cleaner.written(user_bytes)
         self._finish(reservation)
         return bytes(statuses)
 
+<<<<<<< HEAD
     def _move_overtaken(self, reservation: PutReservation) -> None:
         """Moves what would otherwise be given up before what it replaces; see ``relocation.py``."""
         pool, digest_of = self._pool, DIGESTS[reservation.digest_kind]
@@ -253,6 +275,18 @@ class Writer:
             else:
                 target, offset, check = moved
                 reservation.records[number] = (position, key_hash, target, offset, size, check)
+=======
+    def _keep_bounds(self, account: Account, reservation: PutReservation) -> None:
+        """Notes how old the batch's records are, and makes room for them in the namespace's quota."""
+        ages, now_s, statuses = account.ages, self._clock.now(), reservation.statuses
+        assert ages is not None
+        for record in reservation.records:
+            if statuses[record[0]] == Status.HIT:
+                ages[record[1]] = now_s
+                ages.move_to_end(record[1])
+        if account.quota_bytes is not None:
+            self._index.keep_quota(account)
+>>>>>>> e1d183a (namespaces: quotas and TTLs by rules from the node's settings)
 
     def abort(self, reservation: PutReservation) -> None:
         """See ``Engine.abort``. What is still the end of its segment is given back to it."""
@@ -307,9 +341,12 @@ class Writer:
     def _delete(self, namespace: Namespace, key: bytes) -> Status:
         found = self._reader.locate(namespace, key) is not None
         # What is not in the index may still be on the drive, in a segment that is being emptied or was set aside, or
-        # dropped because it was damaged: a start or a repair would find it again, so it takes a tombstone as well.
+        # dropped because it was damaged, expired or over a quota: a start or a repair would find it again, so it takes
+        # a tombstone as well.
         counters, pool = self._counters, self._pool
         hidden = counters.corrupt_records or counters.unreadable_records or pool.quarantined_count
+        account = self._index.usage.get(namespace.hash)
+        hidden = hidden or (account is not None and account.trimmed)
         if not (found or self._cleaner.busy or hidden):
             return Status.MISS
         size = record_layout(len(key), 0, 0, pool.alignment)[1]

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-_LARGEST: Final = frozenset({"recovery_seconds"})  # drives are opened one after the other, but reported as the worst
+# Drives are opened one after the other, but reported as the worst; a TTL is the same on all.
+_LARGEST: Final = frozenset({"recovery_seconds", "ttl_seconds"})
 _SAME: Final = frozenset({"name", "identity_digest"})  # text, the same on every drive
 
 
@@ -23,12 +24,12 @@ def add_usage(total: dict[str, Any], part: Mapping[str, Any]) -> None:
             add_usage(nested, value)
             if name == "segments":
                 nested["bytes"] = largest  # of one segment
-        elif name in _LARGEST:
-            total[name] = max(total.get(name, 0), value)
         elif name in _SAME or value is None:
             total[name] = value
+        elif name in _LARGEST:
+            total[name] = max(total.get(name) or 0, value)
         else:
-            total[name] = total.get(name, 0) + value
+            total[name] = (total.get(name) or 0) + value
 
 
 def join_namespaces(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[dict[str, Any]]:
