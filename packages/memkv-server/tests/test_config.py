@@ -249,3 +249,38 @@ def test_a_malformed_file(tmp_path: Path, text: str) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         ServerConfig.load(tmp_path / "none.yaml")
+
+
+def test_bounds_of_namespaces(tmp_path: Path) -> None:
+    text = (
+        f"network: {{auth_key: '{KEY}'}}\nstorage: {{mode: memory, capacity: 1GiB}}\nlanes: 2\n"
+        "namespaces:\n- {match: keep}\n- {match: 'tenant-a*', quota: 200GiB, ttl: 7d}\n- {match: '*', ttl: 3600}\n"
+    )
+    config = load(tmp_path, text).checked()
+    assert start_message(config, 1)["namespaces"] == [
+        {"match": "keep", "quota_bytes": None, "ttl_s": None},
+        {"match": "tenant-a*", "quota_bytes": 100 * GIB, "ttl_s": 7 * 86_400},
+        {"match": "*", "quota_bytes": None, "ttl_s": 3600},
+    ]
+    assert start_message(ServerConfig.load(), 0)["namespaces"] == []
+    rows = {row.name: row.value for row in config.explain()}
+    assert rows["namespaces[1].match"] == "tenant-a*"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("namespaces: [{quota: 1GiB}]", "namespaces[0].match: "),
+        ("namespaces: [{match: ''}]", "namespaces[0].match = ''"),
+        ("namespaces: [{match: n, quota: many}]", "namespaces[0].quota = 'many': it is no size; accepted: "),
+        ("namespaces: [{match: n, quota: 0}]", "namespaces[0].quota = 0"),
+        ("namespaces: [{match: n, ttl: soon}]", "namespaces[0].ttl = 'soon': it is no span of time; accepted: seconds"),
+        ("namespaces: [{match: n, ttl: 0s}]", "namespaces[0].ttl = '0s': it is too short or too long"),
+        ("namespaces: [{match: n, age: 7d}]", "unknown setting 'namespaces[0].age'; accepted: match, quota, ttl"),
+        ("namespaces: {match: n}", "namespaces = "),
+    ],
+)
+def test_bounds_of_namespaces_that_are_none(tmp_path: Path, text: str, expected: str) -> None:
+    message = refusal(tmp_path, text)
+    assert expected in message
+    assert "config.yaml" in message

@@ -177,3 +177,39 @@ def test_a_lane_that_cannot_record_a_drop_is_named_and_the_drop_asked_again(
     done = cli("admin", "namespaces", "--server", "127.0.0.1:1", env={"MEMKV_AUTH_KEY": KEY})
     assert done.returncode == 1
     assert "connection refused" in done.stderr
+
+
+def test_quota_and_ttl_from_the_settings(start_node: StartNode, paths: list[str], tmp_path: Path) -> None:
+    (tmp_path / "node.yaml").write_text(
+        "namespaces:\n"
+        "  - {match: exempt, ttl: null}\n"
+        "  - {match: 'tenant-*', quota: 100KB}\n"
+        "  - {match: '*', ttl: 3s}\n"
+    )
+    node = start_node(*paths, "--config", str(tmp_path / "node.yaml"))
+    with (
+        node.client(namespace="tenant-a") as tenant,
+        node.client(namespace="exempt") as exempt,
+        node.client(namespace="else") as other,
+    ):
+        for client in (tenant, exempt, other):
+            fill(client)
+        assert 50 < found(tenant) < 100_000 / 700
+        assert found(exempt) == 200
+        node.wait_for(lambda: found(other) == 0)
+        assert found(exempt) == 200
+        rows = {row["name"]: row for row in node.status()["namespaces"]}
+        assert rows["tenant-a"]["bytes"] <= rows["tenant-a"]["quota_bytes"] <= 100_000
+        assert rows["tenant-a"]["over_quota_records"] == 200 - rows["tenant-a"]["records"]
+        assert (rows["exempt"]["quota_bytes"], rows["exempt"]["ttl_seconds"]) == (None, None)
+        assert (rows["else"]["ttl_seconds"], rows["else"]["expired_records"], rows["else"]["records"]) == (3, 200, 0)
+        metrics = metrics_of(node)
+        assert metrics["memkv_namespace_quota_bytes"] == {"tenant-a": rows["tenant-a"]["quota_bytes"]}
+        assert metrics["memkv_namespace_ttl_seconds"] == {"else": 3}
+        assert metrics["memkv_namespace_expired_records_total"]["else"] == 200
+        assert metrics["memkv_namespace_over_quota_records_total"]["tenant-a"] > 0
+    kill(node)
+    node = start_node(*paths, "--config", str(tmp_path / "node.yaml"))
+    rows = {row["name"]: row for row in node.status()["namespaces"]}
+    assert (rows["exempt"]["records"], rows["else"]["records"]) == (200, 0)
+    assert rows["tenant-a"]["bytes"] <= 100_000

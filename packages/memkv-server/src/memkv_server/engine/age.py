@@ -39,8 +39,10 @@ class Mark(NamedTuple):
 def thinned(marks: Sequence[Mark], count_max: int = MARK_COUNT_MAX) -> list[Mark]:
     """As many as are needed to tell ages to a share of MARK_ACCURACY; those of long ago lie far apart."""
     kept: list[Mark] = []
-    for mark in reversed(marks):
-        if kept and (kept[-1].seconds - mark.seconds) * MARK_ACCURACY < kept[0].seconds - kept[-1].seconds:
+    for position in range(len(marks) - 1, -1, -1):
+        mark = marks[position]
+        near = kept and (kept[-1].seconds - mark.seconds) * MARK_ACCURACY < kept[0].seconds - kept[-1].seconds
+        if near and position:  # before the first there is nothing to go by
             continue
         kept.append(mark)
         if len(kept) >= count_max:
