@@ -210,14 +210,10 @@ class Writer:
         digest_of, digests, shards = DIGESTS[reservation.digest_kind], reservation.digests, index.shards
         sequence = pool.record_sequence
         current: Segment | None = None
-<<<<<<< HEAD
-        records = record_bytes = user_bytes = 0
-        if reservation.runs and reservation.runs[0][0] is not pool.current:
-            self._move_overtaken(reservation)
-=======
         user_bytes = counted_bytes = 0
         counted_sequence = sequence
->>>>>>> e1d183a (namespaces: quotas and TTLs by rules from the node's settings)
+        if reservation.runs and reservation.runs[0][0] is not pool.current:
+            self._move_overtaken(reservation)
         for position, key_hash, segment, offset, size, check in reservation.records:
             extent = extents[position]
             if extent is None or segment.phase == Phase.CONDEMNED:
@@ -257,15 +253,17 @@ class Writer:
         self._finish(reservation)
         return bytes(statuses)
 
-<<<<<<< HEAD
     def _move_overtaken(self, reservation: PutReservation) -> None:
         """Moves what would otherwise be given up before what it replaces; see ``relocation.py``."""
         pool, digest_of = self._pool, DIGESTS[reservation.digest_kind]
+        account = self._index.usage.get(reservation.namespace_hash)
+        trimmed = account is not None and account.trimmed  # what it replaces may be out of the index already
         for number, (position, key_hash, segment, offset, size, _) in enumerate(reservation.records):
             old, extent = self._index.get(key_hash), reservation.extents[position]
-            if old is None or extent is None or segment.phase == Phase.CONDEMNED:
+            if (old is None and not trimmed) or extent is None or segment.phase == Phase.CONDEMNED:
                 continue
-            if pool.segments[place_address(old) >> pool.segment_shift].sequence <= segment.sequence:
+            newest = pool.segments[place_address(old) >> pool.segment_shift] if old is not None else pool.current
+            if newest is None or newest.sequence <= segment.sequence:
                 continue
             if digest_of(extent) != reservation.digests[position]:
                 continue
@@ -275,7 +273,7 @@ class Writer:
             else:
                 target, offset, check = moved
                 reservation.records[number] = (position, key_hash, target, offset, size, check)
-=======
+
     def _keep_bounds(self, account: Account, reservation: PutReservation) -> None:
         """Notes how old the batch's records are, and makes room for them in the namespace's quota."""
         ages, now_s, statuses = account.ages, self._clock.now(), reservation.statuses
@@ -286,7 +284,6 @@ class Writer:
                 ages.move_to_end(record[1])
         if account.quota_bytes is not None:
             self._index.keep_quota(account)
->>>>>>> e1d183a (namespaces: quotas and TTLs by rules from the node's settings)
 
     def abort(self, reservation: PutReservation) -> None:
         """See ``Engine.abort``. What is still the end of its segment is given back to it."""
