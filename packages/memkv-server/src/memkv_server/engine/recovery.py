@@ -319,7 +319,8 @@ def _fill(index: Index, tables: list[tuple[Segment, npt.NDArray[np.void]]], cloc
     newest[:-1] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
     served = np.isin(table["namespace_hash"], np.array(list(index.usage), dtype=np.uint64))
     chosen = order[newest & intact[order] & served[order]]
-    chosen = chosen[within_bounds(index, table[chosen], clock)]
+    if any(account.ages is not None for account in index.usage.values()):
+        chosen = chosen[within_bounds(index, table[chosen], clock)]
     table, base_units = table[chosen], base_units[chosen]
     lengths = table["length"].astype(np.uint64)
     addresses = base_units + table["offset"]
