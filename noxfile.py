@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -38,7 +39,10 @@ PACKAGES = {
     "memkv-server": ROOT / "packages/memkv-server",
     "memkv-sglang": ROOT / "packages/memkv-sglang",
     "memkv-lmcache": ROOT / "packages/memkv-lmcache",
+    "memkv-nixl": ROOT / "packages/memkv-nixl",
 }
+# Wheels for one platform, and what they hold besides their sources: it is compiled when they are built.
+NATIVE = {"memkv-nixl": ["memkv_nixl/plugins/libplugin_MEMKV.so"]}
 GROUPS: dict[str, Any] = nox.project.load_toml(ROOT / "pyproject.toml")
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 
@@ -58,7 +62,7 @@ def lint(session: nox.Session) -> None:
 def format_(session: nox.Session) -> None:
     """Mend what ruff can mend, in place."""
     session.install(*_group("lint"))
-    for hook in ("ruff-fix", "ruff-reformat"):
+    for hook in ("ruff-fix", "ruff-reformat", "clang-reformat"):
         session.run("pre-commit", "run", "--all-files", "--hook-stage", "manual", hook, success_codes=[0, 1])
 
 
@@ -84,6 +88,8 @@ def _run_tests(session: nox.Session) -> None:
     _install_wheels(session, "test")
     session.run("python", "-m", "pip", "check")
     folders = [str(folder.relative_to(ROOT)) for folder in _test_folders()]
+    # Compiled beforehand: no test's time is spent on it.
+    session.run("python", "packages/memkv-nixl/native/build.py", "--program", "probe")
     # pytest, not python -m pytest: the latter would put the working tree on sys.path.
     about = ["integration-tests/test_installed.py", "integration-tests/test_documented.py"]
     session.run("pytest", *about, *folders, *session.posargs)
@@ -105,6 +111,8 @@ def build(session: nox.Session) -> None:
     session.run("twine", "check", "--strict", *(str(DIST / name) for name in expected))
     for package in PACKAGES:
         _check_contents(session, package)
+    for package in NATIVE:
+        _check_platform(session, package)
 
 
 @nox.session(default=False)
@@ -256,7 +264,8 @@ def _install_wheels(session: nox.Session, group: str) -> None:
 def _artefacts(package: str) -> tuple[str, str]:
     """The file names of the wheel and the sdist of one package."""
     stem = f"{package.replace('-', '_')}-{_project('memkv-core')['version']}"  # one version for all
-    return f"{stem}-py3-none-any.whl", f"{stem}.tar.gz"
+    tag = f"manylinux_2_28_{platform.machine()}" if package in NATIVE else "any"
+    return f"{stem}-py3-none-{tag}.whl", f"{stem}.tar.gz"
 
 
 def _check_contents(session: nox.Session, package: str) -> None:
@@ -265,7 +274,9 @@ def _check_contents(session: nox.Session, package: str) -> None:
     settings = nox.project.load_toml(PACKAGES[package] / "pyproject.toml")
     included = settings["tool"]["hatch"]["build"]["targets"]["wheel"].get("force-include", {})
     info = wheel.split("-py3-")[0] + ".dist-info"
-    expected = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "licenses/LICENSE")}
+    expected = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL")}
+    expected |= {f"{info}/licenses/{name}" for name in settings["project"]["license-files"]}
+    expected |= set(NATIVE.get(package, ()))
     if "scripts" in settings["project"] or "entry-points" in settings["project"]:
         expected.add(f"{info}/entry_points.txt")
     expected |= set(_tracked(PACKAGES[package] / "src"))
@@ -284,6 +295,15 @@ def _check_contents(session: nox.Session, package: str) -> None:
     needed = {"LICENSE", "README.md", "pyproject.toml", "PKG-INFO"}
     if not needed <= names:
         session.error(f"{sdist}: missing {sorted(needed - names)}")
+
+
+def _check_platform(session: nox.Session, package: str) -> None:
+    """Refuse a compiled wheel that asks for more than its tag says."""
+    wheel, _ = _artefacts(package)
+    said = str(session.run("auditwheel", "show", str(DIST / wheel), silent=True))
+    session.log(" ".join(said.split()))
+    if "manylinux_2_28" not in said.replace("\n", ""):
+        session.error(f"{wheel} is not what its name says:\n{said}")
 
 
 def _tracked(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from memkv_core import ClientConfig
 from memkv_lmcache import options as lmcache_options
 from memkv_lmcache.cli import app as lmcache_app
+from memkv_nixl.cli import app as nixl_app
 from memkv_server.cli.app import app as server_app
 from memkv_server.config import ServerConfig
 from memkv_sglang.cli import app as sglang_app
@@ -24,7 +25,7 @@ from memkv_sglang.cli import app as sglang_app
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SETTINGS_PAGE = (ROOT / "docs/config.md").read_text()
-APPS = {"memkv": server_app, "memkv-sglang": sglang_app, "memkv-lmcache": lmcache_app}
+APPS = {"memkv": server_app, "memkv-sglang": sglang_app, "memkv-lmcache": lmcache_app, "memkv-nixl": nixl_app}
 COMMANDS = {name: typer.main.get_command(app) for name, app in APPS.items()}
 
 
@@ -72,7 +73,9 @@ def test_variables_that_a_page_names_exist(page: Path) -> None:
 
 def _commands() -> Iterator[tuple[str, str]]:
     """Every command of ours in a code block or in code in a line: (page, command line)."""
-    pattern = re.compile(r"(?:^ {4,}|^\$ |^|`|\$\()((?:memkv|memkv-sglang|memkv-lmcache) [a-z][^`\n]*)", re.MULTILINE)
+    pattern = re.compile(
+        r"(?:^ {4,}|^\$ |^|`|\$\()((?:memkv|memkv-sglang|memkv-lmcache|memkv-nixl) [a-z][^`\n]*)", re.MULTILINE
+    )
     for page in PAGES:
         text = re.sub(r"\\\n\s*", "", page.read_text())
         for match in pattern.finditer(text):

@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 
-DISTRIBUTIONS = ["memkv-core", "memkv-server", "memkv-sglang", "memkv-lmcache"]
+DISTRIBUTIONS = ["memkv-core", "memkv-server", "memkv-sglang", "memkv-lmcache", "memkv-nixl"]
 
 
 @pytest.fixture(params=DISTRIBUTIONS)

@@ -14,7 +14,8 @@ namespace {
 constexpr unsigned PORT_DEFAULT = 9900;
 
 [[noreturn]] void bad(std::string_view text, const std::string &why) {
-    throw ConfigError("server address '" + std::string(text) + "'" + why, "write host:9900, 10.0.0.1:9900 or [::1]:9900");
+    throw ConfigError("server address '" + std::string(text) + "'" + why,
+                      "write host:9900, 10.0.0.1:9900 or [::1]:9900");
 }
 
 std::string_view strip(std::string_view text) {

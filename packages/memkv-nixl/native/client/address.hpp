@@ -16,7 +16,7 @@ struct Address {
     bool operator==(const Address &) const = default;
 };
 
-Address parse_address(std::string_view text);                             // throws ConfigError
+Address parse_address(std::string_view text);                                // throws ConfigError
 std::vector<Address> parse_addresses(const std::vector<std::string> &texts); // also for one that is listed twice
 
 } // namespace memkv

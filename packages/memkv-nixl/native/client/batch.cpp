@@ -4,8 +4,7 @@
 namespace memkv {
 
 Batch::Batch(Operation what, std::vector<Item> objects, Deadline until)
-    : operation(what), deadline(until), items(std::move(objects)), open_count_(items.size()),
-      settled_(items.empty()) {}
+    : operation(what), deadline(until), items(std::move(objects)), open_count_(items.size()), settled_(items.empty()) {}
 
 void Batch::settle(std::uint32_t position, Outcome outcome) {
     const std::lock_guard lock(mutex_);

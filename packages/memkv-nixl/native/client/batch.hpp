@@ -51,7 +51,7 @@ class Batch {
     void revoke(Outcome rest);
 
     bool settled() const { return settled_.load(std::memory_order_acquire); }
-    void wait(); // until it is settled: by its deadline at the latest, which somebody watches
+    void wait();           // until it is settled: by its deadline at the latest, which somebody watches
     Outcome worst() const; // once it is settled: what a verdict over all must say
 
   private:

@@ -38,7 +38,8 @@ class Reader {
     template <class T> T integer() { return load<T>(take(sizeof(T)).data()); }
     void end() const {
         if (at_ != data_.size())
-            throw TransportError(Cause::protocol, std::to_string(data_.size() - at_) + " bytes after the metadata's end");
+            throw TransportError(Cause::protocol,
+                                 std::to_string(data_.size() - at_) + " bytes after the metadata's end");
     }
 
   private:
@@ -59,9 +60,7 @@ inline std::string to_hex(std::string_view bytes) {
 
 // Two hexadecimal digits a byte; the caller has checked that they are.
 inline std::string from_hex(std::string_view text) {
-    const auto nibble = [](char digit) {
-        return digit <= '9' ? digit - '0' : (digit | 32) - 'a' + 10;
-    };
+    const auto nibble = [](char digit) { return digit <= '9' ? digit - '0' : (digit | 32) - 'a' + 10; };
     std::string bytes;
     for (std::size_t at = 0; at + 1 < text.size(); at += 2)
         bytes += static_cast<char>(nibble(text[at]) << 4 | nibble(text[at + 1]));

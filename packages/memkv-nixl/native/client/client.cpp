@@ -44,8 +44,8 @@ Registry &registry() {
 
 std::string key_of(const Settings &settings) {
     std::string key = settings.auth_key + settings.name;
-    for (const long number : {settings.timeout_ms, settings.connections, settings.replicas,
-                              static_cast<long>(settings.integrity)})
+    for (const long number :
+         {settings.timeout_ms, settings.connections, settings.replicas, static_cast<long>(settings.integrity)})
         key += "\n" + std::to_string(number);
     for (const auto &name : settings.server_names())
         key += "\n" + name;
@@ -81,8 +81,8 @@ std::shared_ptr<Client> Client::shared(const Settings &settings) {
 Client::Client(const Settings &settings)
     : pid_(getpid()), seed_(namespace_seed(settings.name)), timeout_ms_(settings.timeout_ms),
       replicas_(static_cast<std::size_t>(settings.replicas)),
-      options_{{settings.auth_key, settings.name, agent()}, settings.integrity, settings.connections,
-               settings.timeout_ms},
+      options_{
+          {settings.auth_key, settings.name, agent()}, settings.integrity, settings.connections, settings.timeout_ms},
       ranking_(settings.server_names(), replicas_), deadlines_(std::make_unique<Deadlines>()) {
     for (const Address &address : settings.servers)
         servers_.push_back(std::make_unique<Server>(address, options_, stopping_, static_cast<Dispatch &>(*this)));
@@ -165,8 +165,9 @@ void Client::answered(const Call &call, const std::vector<Answer> &answers) {
         refused_count += outcomes.back() == Outcome::refused;
     }
     if (refused_count)
-        log::warning("refused", "a server does not take " + std::to_string(refused_count) +
-                                    " objects: no space, read only, or longer than a segment; see `memkv admin status`");
+        log::warning("refused",
+                     "a server does not take " + std::to_string(refused_count) +
+                         " objects: no space, read only, or longer than a segment; see `memkv admin status`");
     settle_or_next(call, positions, outcomes);
     if (!longer.empty()) // part of a longer object is wanted: all of it is read, since the digest is over all of it
         dispatch(call.batch, longer, call.order);

@@ -84,7 +84,8 @@ void Connection::open(const Identity &identity, std::uint16_t lane, const Watch 
     const auto welcome = json::parse_object(frame.metadata());
     const auto *got = welcome ? json::get<long long>(*welcome, "lane") : nullptr;
     const auto *count = welcome ? json::get<long long>(*welcome, "lanes") : nullptr;
-    if (!got || !count || *count < 1 || *count > static_cast<long long>(limits::LANES_MAX) || *got < 0 || *got >= *count)
+    if (!got || !count || *count < 1 || *count > static_cast<long long>(limits::LANES_MAX) || *got < 0 ||
+        *got >= *count)
         throw TransportError(Cause::protocol, server_ + " does not say which lane of how many it is");
     lane_ = static_cast<std::uint16_t>(*got);
     lane_count_ = static_cast<std::size_t>(*count);
@@ -137,8 +138,7 @@ void Connection::send_get(const Call &call, const std::vector<std::string_view> 
     std::vector<std::uint32_t> capacities;
     for (const auto position : call.positions) {
         const Item &item = call.batch->items[position];
-        capacities.push_back(
-            static_cast<std::uint32_t>(item.unbounded ? limits::VALUE_BYTES_MAX : item.layout.end()));
+        capacities.push_back(static_cast<std::uint32_t>(item.unbounded ? limits::VALUE_BYTES_MAX : item.layout.end()));
     }
     wire::Header header;
     header.opcode = static_cast<std::uint8_t>(wire::Opcode::get);

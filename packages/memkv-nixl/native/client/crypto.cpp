@@ -92,7 +92,8 @@ Hash Hmac::operator()(std::initializer_list<std::string_view> parts) {
 
 std::string hkdf_sha256(std::string_view key, std::string_view salt, std::string_view info, std::size_t size) {
     sha256_method();
-    const std::unique_ptr<EVP_KDF, decltype(&EVP_KDF_free)> method(EVP_KDF_fetch(nullptr, "HKDF", nullptr), EVP_KDF_free);
+    const std::unique_ptr<EVP_KDF, decltype(&EVP_KDF_free)> method(EVP_KDF_fetch(nullptr, "HKDF", nullptr),
+                                                                   EVP_KDF_free);
     const std::unique_ptr<EVP_KDF_CTX, decltype(&EVP_KDF_CTX_free)> context(EVP_KDF_CTX_new(method.get()),
                                                                             EVP_KDF_CTX_free);
     const OSSL_PARAM params[] = {text_param(OSSL_KDF_PARAM_DIGEST, "SHA256"), octet_param(OSSL_KDF_PARAM_KEY, key),
@@ -164,10 +165,9 @@ bool PublicKey::verifies(std::string_view message, std::string_view signature) c
     const std::string der = algorithm_ == Algorithm::es384 ? es384_der(signature) : std::string(signature);
     const char *method = algorithm_ == Algorithm::es384 ? "SHA384" : nullptr;
     EVP_MD_CTX *context = EVP_MD_CTX_new();
-    const bool good =
-        EVP_DigestVerifyInit_ex(context, nullptr, method, nullptr, nullptr, static_cast<EVP_PKEY *>(key_), nullptr) ==
-            1 &&
-        EVP_DigestVerify(context, octets(der), der.size(), octets(message), message.size()) == 1;
+    const bool good = EVP_DigestVerifyInit_ex(context, nullptr, method, nullptr, nullptr, static_cast<EVP_PKEY *>(key_),
+                                              nullptr) == 1 &&
+                      EVP_DigestVerify(context, octets(der), der.size(), octets(message), message.size()) == 1;
     EVP_MD_CTX_free(context);
     return good;
 }

@@ -59,7 +59,8 @@ class PublicKey {
     bool verifies(std::string_view message, std::string_view signature) const;
 
   private:
-    PublicKey(void *key, Algorithm algorithm, std::string der) : key_(key), algorithm_(algorithm), der_(std::move(der)) {}
+    PublicKey(void *key, Algorithm algorithm, std::string der)
+        : key_(key), algorithm_(algorithm), der_(std::move(der)) {}
 
     void *key_;
     Algorithm algorithm_;

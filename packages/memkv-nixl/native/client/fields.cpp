@@ -168,7 +168,11 @@ constexpr Field FIELDS[] = {
      .parse = parse_megabytes<limits::STAGING_MB_MAX>,
      .accepted = "MiB",
      .shown_default = "16"},
-    {.name = "namespace", .parse = parse_namespace, .accepted = NAMESPACE, .shown_default = "default", .optional = true},
+    {.name = "namespace",
+     .parse = parse_namespace,
+     .accepted = NAMESPACE,
+     .shown_default = "default",
+     .optional = true},
     {.name = "timeout_ms", .parse = parse_timeout, .accepted = "milliseconds", .shown_default = "5000"},
     {.name = "connections", .parse = parse_connections, .accepted = "1 to 64", .shown_default = "4"},
     {.name = "replicas", .parse = parse_replicas, .accepted = "1 to the number of servers", .shown_default = "1"},
@@ -185,7 +189,8 @@ constexpr Field FIELDS[] = {
 std::span<const Field> fields() { return FIELDS; }
 
 const Field *find_field(std::string_view name) {
-    const auto found = std::find_if(std::begin(FIELDS), std::end(FIELDS), [&](auto &field) { return name == field.name; });
+    const auto found =
+        std::find_if(std::begin(FIELDS), std::end(FIELDS), [&](auto &field) { return name == field.name; });
     return found == std::end(FIELDS) ? nullptr : found;
 }
 

@@ -38,7 +38,7 @@ class Descriptor {
 };
 
 bool has_mode(const std::string &path, mode_t kind) {
-    struct stat state {};
+    struct stat state{};
     return stat(path.c_str(), &state) == 0 && (state.st_mode & S_IFMT) == kind;
 }
 

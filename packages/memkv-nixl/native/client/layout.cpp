@@ -6,7 +6,8 @@
 namespace memkv {
 
 Layout::Layout(std::vector<Range> ranges) : ranges_(std::move(ranges)) {
-    std::stable_sort(ranges_.begin(), ranges_.end(), [](const Range &a, const Range &b) { return a.offset < b.offset; });
+    std::stable_sort(ranges_.begin(), ranges_.end(),
+                     [](const Range &a, const Range &b) { return a.offset < b.offset; });
     for (const Range &range : ranges_) {
         whole_ = whole_ && range.offset == end_;
         end_ = std::max(end_, range.offset + range.memory.size);

@@ -36,10 +36,10 @@ class Layout {
     Layout() = default;
     explicit Layout(std::vector<Range> ranges);
 
-    std::size_t end() const { return end_; }   // the object is at least this long
-    bool whole() const { return whole_; }      // the ranges are [0, end) without a gap or an overlap
-    std::vector<Part> parts() const;           // where it is whole: the object's bytes, in order
-    Landing land(std::size_t length) const;    // length >= end()
+    std::size_t end() const { return end_; } // the object is at least this long
+    bool whole() const { return whole_; }    // the ranges are [0, end) without a gap or an overlap
+    std::vector<Part> parts() const;         // where it is whole: the object's bytes, in order
+    Landing land(std::size_t length) const;  // length >= end()
     static Landing discard(std::size_t length) { return {{Part{nullptr, length}}, nullptr, {}}; }
 
   private:

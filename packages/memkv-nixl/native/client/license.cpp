@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <cctype>
-#include <cmath>
 #include <ctime>
 #include <optional>
 
@@ -40,7 +39,8 @@ std::string without_spaces(std::string text) {
 
 Token read_token(const std::string &value, const std::string &source) {
     const auto first = value.find_first_not_of(" \t\r\n");
-    const std::string text = first == value.npos ? "" : value.substr(first, value.find_last_not_of(" \t\r\n") - first + 1);
+    const std::string text =
+        first == value.npos ? "" : value.substr(first, value.find_last_not_of(" \t\r\n") - first + 1);
     if (looks_like_token(text))
         return {without_spaces(text), source}; // a token pasted over several lines is still one token
     if (std::any_of(text.begin(), text.end(), [](unsigned char c) { return c < 32 || c == 127; }))
@@ -156,10 +156,11 @@ std::string text_claim(const json::Object &claims, const char *name, const std::
 }
 
 std::optional<double> time_claim(const json::Object &claims, const char *name) {
-    if (const auto *whole = json::get<long long>(claims, name))
-        return static_cast<double>(*whole);
+    constexpr double LAST = 253'402'300'799; // the end of the year 9999
+    const auto *whole = json::get<long long>(claims, name);
     const auto *real = json::get<double>(claims, name);
-    return real && std::isfinite(*real) ? std::optional(*real) : std::nullopt;
+    const double seconds = whole ? static_cast<double>(*whole) : real ? *real : -1;
+    return seconds >= 0 && seconds <= LAST ? std::optional(seconds) : std::nullopt;
 }
 
 std::string shown_time(double seconds) {
@@ -178,7 +179,8 @@ void check_times(const json::Object &claims, const std::string &source) {
         bad(source, "'iat', 'nbf' or 'exp' of the license is no time");
     const auto now = static_cast<double>(std::time(nullptr));
     if (std::max(*issued, *start) > now + limits::LICENSE_LEEWAY_S)
-        bad(source, "the license is not valid before " + shown_time(std::max(*issued, *start)), "check this host's clock");
+        bad(source, "the license is not valid before " + shown_time(std::max(*issued, *start)),
+            "check this host's clock");
     if (*expires <= now - limits::LICENSE_LEEWAY_S)
         bad(source, "the license expired at " + shown_time(*expires));
 }

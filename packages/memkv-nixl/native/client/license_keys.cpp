@@ -57,9 +57,7 @@ void add_path(std::vector<std::string> &paths, const std::string &path) {
 
 } // namespace
 
-const char *name_of(crypto::Algorithm algorithm) {
-    return algorithm == crypto::Algorithm::eddsa ? "EdDSA" : "ES384";
-}
+const char *name_of(crypto::Algorithm algorithm) { return algorithm == crypto::Algorithm::eddsa ? "EdDSA" : "ES384"; }
 
 TrustedKeys load_trusted_keys(const std::string &configured, const std::string &source) {
     TrustedKeys trusted;

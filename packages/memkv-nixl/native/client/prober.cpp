@@ -42,7 +42,8 @@ void Prober::wake() {
 void Prober::run() {
     std::unique_lock lock(mutex_);
     while (!stopping_) {
-        const bool closed = std::all_of(servers_.begin(), servers_.end(), [](auto &server) { return server->allows(); });
+        const bool closed =
+            std::all_of(servers_.begin(), servers_.end(), [](auto &server) { return server->allows(); });
         if (closed) {
             changed_.wait(lock);
             continue;

@@ -78,7 +78,7 @@ class Server {
     std::mutex mutex_; // what is below
     std::size_t lane_count_ = 0;
     std::optional<LaneTable> lane_table_;
-    std::deque<Lane> lanes_; // never shrinks: threads refer to them
+    std::deque<Lane> lanes_;    // never shrinks: threads refer to them
     std::vector<Call> waiting_; // for the greeter
     bool greeting_ = false;
     std::thread greeter_;

@@ -23,13 +23,23 @@ constexpr std::string_view PARAMETER = "backend parameter ";
 
 // Parameters of other names: those of NIXL's OBJ plugin, so that a configuration made for it works with the alias, and
 // what sglang passes on. An empty target: accepted, and without effect.
-const std::map<std::string, std::string> ALIASES = {
-    {"server", "servers"},       {"endpoint_override", "servers"}, {"bucket", "namespace"},
-    {"secret_key", "auth_key"},  {"threads", "connections"},       {"num_threads", "connections"},
-    {"access_key", ""},          {"session_token", ""},            {"region", ""},
-    {"scheme", ""},              {"use_virtual_addressing", ""},   {"req_checksum", ""},
-    {"ca_bundle", ""},           {"active", ""},                   {"crtMinLimit", ""},
-    {"accelerated", ""},         {"type", ""}};
+const std::map<std::string, std::string> ALIASES = {{"server", "servers"},
+                                                    {"endpoint_override", "servers"},
+                                                    {"bucket", "namespace"},
+                                                    {"secret_key", "auth_key"},
+                                                    {"threads", "connections"},
+                                                    {"num_threads", "connections"},
+                                                    {"access_key", ""},
+                                                    {"session_token", ""},
+                                                    {"region", ""},
+                                                    {"scheme", ""},
+                                                    {"use_virtual_addressing", ""},
+                                                    {"req_checksum", ""},
+                                                    {"ca_bundle", ""},
+                                                    {"active", ""},
+                                                    {"crtMinLimit", ""},
+                                                    {"accelerated", ""},
+                                                    {"type", ""}};
 
 // One source, and how to call it in a message.
 struct Layer {

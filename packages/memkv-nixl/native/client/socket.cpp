@@ -121,7 +121,8 @@ void Socket::wait(Events events, const Watch &watch) {
             throw TransportError(Cause::revoked, "nobody waits for the answer any more");
         const long left_ms = milliseconds_until(watch.deadline);
         if (left_ms <= 0)
-            throw TransportError(Cause::timeout, name_ + " did not answer before the deadline; see `memkv admin status`");
+            throw TransportError(Cause::timeout,
+                                 name_ + " did not answer before the deadline; see `memkv admin status`");
         pollfd polled{fd_, events, 0};
         if (poll(&polled, 1, static_cast<int>(std::min<long>(left_ms, limits::POLL_SLICE_MS))) > 0)
             return;

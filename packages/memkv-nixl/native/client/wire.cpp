@@ -121,7 +121,8 @@ GetResponse decode_get_response(std::string_view metadata, const Header &header)
     }
     reader.end();
     if (hit_bytes != header.payload_bytes)
-        broken("hits of " + std::to_string(hit_bytes) + " bytes in a payload of " + std::to_string(header.payload_bytes));
+        broken("hits of " + std::to_string(hit_bytes) + " bytes in a payload of " +
+               std::to_string(header.payload_bytes));
     return response;
 }
 

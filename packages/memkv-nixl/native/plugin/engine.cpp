@@ -32,8 +32,6 @@ Engine::Engine(const nixlBackendInitParams *shown, const Settings &settings, std
     : nixlBackendEngine(shown), miss_on_error_(settings.miss_on_error), client_(std::move(client)) {}
 
 Engine::~Engine() {
-    for (nixlBackendMD *registered : live_)
-        delete registered;
     if (client_->forked()) // its threads are not here to be waited for
         new std::shared_ptr<Client>(std::move(client_));
 }
@@ -59,7 +57,8 @@ nixl_status_t Engine::registerMem(const nixlBlobDesc &descriptor, const nixl_mem
 nixl_status_t Engine::register_file(const nixlBlobDesc &descriptor, nixlBackendMD *&out) {
     auto path = parse_path(descriptor.metaInfo);
     if (!path)
-        return refuse(NIXL_ERR_NOT_SUPPORTED, "a FILE is registered by path: metaInfo \"rw,create:PATH\" or \"ro:PATH\"");
+        return refuse(NIXL_ERR_NOT_SUPPORTED,
+                      "a FILE is registered by path: metaInfo \"rw,create:PATH\" or \"ro:PATH\"");
     if (path->must_exist && is_key(path->key)) {
         std::vector<Item> items(1);
         items[0].key = path->key;
@@ -72,19 +71,15 @@ nixl_status_t Engine::register_file(const nixlBlobDesc &descriptor, nixlBackendM
 
 nixl_status_t Engine::keep(std::string key, nixlBackendMD *&out) {
     if (!is_key(key))
-        return refuse(NIXL_ERR_INVALID_PARAM, "a key of " + std::to_string(key.size()) + " bytes; 1 to 512 are accepted");
-    auto registered = std::make_unique<ObjectMD>(std::move(key));
-    const std::lock_guard lock(mutex_);
-    live_.insert(registered.get());
-    out = registered.release();
+        return refuse(NIXL_ERR_INVALID_PARAM,
+                      "a key of " + std::to_string(key.size()) + " bytes; 1 to 512 are accepted");
+    out = registry_.add(std::move(key));
     return NIXL_SUCCESS;
 }
 
 nixl_status_t Engine::deregisterMem(nixlBackendMD *registered) {
     return guarded([&] {
-        const std::lock_guard lock(mutex_);
-        if (live_.erase(registered)) // else it is memory, or was given back already
-            delete registered;
+        registry_.remove(registered);
         return NIXL_SUCCESS;
     });
 }
@@ -95,7 +90,7 @@ nixl_status_t Engine::prepXfer(const nixl_xfer_op_t &operation, const nixl_meta_
                                const nixl_meta_dlist_t &remote, Text, nixlBackendReqH *&handle, Optional) const {
     return guarded([&] {
         std::string why;
-        auto items = gather(operation, local, remote, why);
+        auto items = gather(operation, local, remote, registry_, why);
         if (!why.empty())
             return refuse(NIXL_ERR_INVALID_PARAM, why);
         handle = new Request(operation == NIXL_WRITE ? Operation::put : Operation::get, std::move(items));

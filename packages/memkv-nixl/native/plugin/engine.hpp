@@ -6,11 +6,10 @@
 
 #include "client/client.hpp"
 #include "plugin/nixl_abi.hpp"
+#include "plugin/registry.hpp"
 #include "plugin/request.hpp"
 
 #include <memory>
-#include <mutex>
-#include <unordered_set>
 
 namespace memkv::plugin {
 
@@ -54,8 +53,7 @@ class Engine final : public nixlBackendEngine {
 
     const bool miss_on_error_;
     std::shared_ptr<Client> client_;
-    std::mutex mutex_;
-    std::unordered_set<nixlBackendMD *> live_; // NIXL may give a registration back twice
+    Registry registry_;
 };
 
 } // namespace memkv::plugin

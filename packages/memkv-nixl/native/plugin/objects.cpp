@@ -4,7 +4,6 @@
 #include "client/limits.hpp"
 
 #include <algorithm>
-#include <string_view>
 #include <unordered_map>
 
 namespace memkv::plugin {
@@ -32,15 +31,19 @@ struct Gathered {
     std::vector<Range> ranges;
 };
 
-std::vector<Gathered> by_key(const nixl_meta_dlist_t &memory, const nixl_meta_dlist_t &objects) {
+// Nothing where an object is not registered.
+std::vector<Gathered> by_key(const nixl_meta_dlist_t &memory, const nixl_meta_dlist_t &objects,
+                             const Registry &registry) {
     std::vector<Gathered> gathered;
     gathered.reserve(objects.size());
-    std::unordered_map<std::string_view, std::size_t> places;
+    std::unordered_map<std::string, std::size_t> places;
     for (std::size_t at = 0; at < objects.size(); ++at) {
-        const std::string &key = static_cast<const ObjectMD *>(objects[at].metadataP)->key;
-        const auto [found, fresh] = places.emplace(key, gathered.size());
+        const auto key = registry.key_of(objects[at].metadataP);
+        if (!key)
+            return {};
+        const auto [found, fresh] = places.emplace(*key, gathered.size());
         if (fresh)
-            gathered.push_back({key, {}});
+            gathered.push_back({*key, {}});
         gathered[found->second].ranges.push_back(
             {objects[at].addr, {reinterpret_cast<char *>(memory[at].addr), memory[at].len}});
     }
@@ -63,8 +66,6 @@ std::string what_is_wrong(const nixl_meta_dlist_t &memory, const nixl_meta_dlist
     if (memory.size() != objects.size())
         return "a transfer has as many descriptors on both sides";
     for (std::size_t at = 0; at < objects.size(); ++at) {
-        if (!objects[at].metadataP)
-            return "an object is not registered";
         if (memory[at].len != objects[at].len)
             return "two descriptors of a pair differ in length";
         if (objects[at].addr > limits::VALUE_BYTES_MAX || objects[at].len > limits::VALUE_BYTES_MAX - objects[at].addr)
@@ -76,12 +77,15 @@ std::string what_is_wrong(const nixl_meta_dlist_t &memory, const nixl_meta_dlist
 } // namespace
 
 std::vector<Item> gather(nixl_xfer_op_t operation, const nixl_meta_dlist_t &memory, const nixl_meta_dlist_t &objects,
-                         std::string &why) {
+                         const Registry &registry, std::string &why) {
     std::vector<Item> items;
     why = what_is_wrong(memory, objects);
     if (!why.empty())
         return items;
-    for (Gathered &object : by_key(memory, objects)) {
+    auto gathered = by_key(memory, objects, registry);
+    if (gathered.empty() && objects.size())
+        why = "an object is not registered, or not any more: NIXL before 1.1 mixes up a devId that is used again";
+    for (Gathered &object : gathered) {
         if (operation == NIXL_WRITE && object.ranges.size() > 1)
             keep_last_of_equals(object.ranges);
         Item item;

@@ -4,19 +4,13 @@
 
 #include "client/batch.hpp"
 #include "plugin/nixl_abi.hpp"
+#include "plugin/registry.hpp"
 
 #include <optional>
 #include <string>
 #include <vector>
 
 namespace memkv::plugin {
-
-// What NIXL keeps of a registered object.
-class ObjectMD final : public nixlBackendMD {
-  public:
-    explicit ObjectMD(std::string name) : nixlBackendMD(true), key(std::move(name)) {}
-    const std::string key;
-};
 
 // metaInfo, or else devId in decimal.
 std::string object_key(const nixlBlobDesc &descriptor);
@@ -34,6 +28,6 @@ bool is_key(const std::string &key); // 1 to KEY_BYTES_MAX bytes
 // The objects of a transfer: addr of an object's descriptor is the offset in it. What is wrong goes into `why`, and then
 // there are none. Two descriptors of one range of an object to write: the last counts.
 std::vector<Item> gather(nixl_xfer_op_t operation, const nixl_meta_dlist_t &memory, const nixl_meta_dlist_t &objects,
-                         std::string &why);
+                         const Registry &registry, std::string &why);
 
 } // namespace memkv::plugin

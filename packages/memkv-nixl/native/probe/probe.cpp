@@ -135,7 +135,7 @@ json do_digest(const json &request) {
 
 json do_placement(const json &request) {
     const std::vector<std::string> servers = request["servers"], keys = request["keys"];
-    const std::vector<unsigned> weights = 
+    const std::vector<unsigned> weights =
         request["weights"].is_null() ? std::vector<unsigned>() : request["weights"].get<std::vector<unsigned>>();
     const std::uint64_t seed = namespace_seed(request["namespace"].get<std::string>());
     const std::size_t orders = std::min<std::size_t>(2, servers.size());
@@ -205,7 +205,7 @@ json do_layout(const json &request) {
 }
 
 const std::map<std::string, std::function<json(const json &)>> OPERATIONS = {
-    {"handshake", do_handshake}, {"seal", do_seal},           {"open", do_open},       {"encode", do_encode},
+    {"handshake", do_handshake}, {"seal", do_seal},           {"open", do_open},         {"encode", do_encode},
     {"digest", do_digest},       {"placement", do_placement}, {"settings", do_settings}, {"license", do_license},
     {"masked", do_masked},       {"address", do_address},     {"layout", do_layout}};
 
