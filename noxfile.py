@@ -153,6 +153,18 @@ def integration(session: nox.Session, engine: str) -> None:
     session.run(pytest, *tests, *session.posargs, external=True, env=_on_path(python))
 
 
+@nox.session(name="nixl-matrix", venv_backend="none", default=False)
+def nixl_matrix(session: nox.Session) -> None:
+    """The tests of the NIXL plugin on every version of NIXL that is supported."""
+    python = _engine_environment(session, "nixl")
+    session.run(python, "integration-tests/nixl/prepare.py", "--all", external=True)
+    pytest = str(Path(python).with_name("pytest"))
+    for version in ENGINES["nixl"]["all"]:
+        folder = Path(python).parent.parent / f"nixl-{version}"
+        env = {**_on_path(python), "PYTHONPATH": str(folder), "NIXL_TESTED_VERSION": version}
+        session.run(pytest, "integration-tests/nixl", *session.posargs, external=True, env=env)
+
+
 @nox.session(venv_backend="none", default=False)
 def demo(session: nox.Session) -> None:
     """A cluster and a real engine on the CPU, twice: the second process reads what the first stored."""

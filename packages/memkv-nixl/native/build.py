@@ -29,6 +29,7 @@ LIBRARIES = ("-l:libcrypto.a", "-l:libyaml.a")
 COMPILE = (
     *("-std=c++20", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-ffunction-sections"),
     *("-fdata-sections", "-pthread", "-fstack-protector-strong"),
+    "-MMD",
     *("-Wall", "-Wextra", "-Wshadow", "-Wconversion", "-Werror"),
 )
 LINK = ("-pthread", "-Wl,--gc-sections", "-Wl,--exclude-libs,ALL", "-Wl,-z,relro,-z,now")
@@ -95,12 +96,11 @@ def _objects(folders: Sequence[str], sanitize: str | None, *, only: str = "*.cpp
     sources = [path for folder in folders for path in sorted((NATIVE / folder).glob(only))]
     folder = OBJECTS / (sanitize or "release")
     folder.mkdir(parents=True, exist_ok=True)
-    changed_s = max(path.stat().st_mtime for path in [*NATIVE.rglob("*.hpp"), Path(__file__)])
     flags = ["-O2"] if sanitize is None else ["-O1", "-g", "-fno-omit-frame-pointer", *SANITIZERS[sanitize].split()]
 
     def compile_one(source: Path) -> Path:
         target = folder / f"{source.parent.name}.{source.stem}.o"
-        if not target.exists() or target.stat().st_mtime < max(changed_s, source.stat().st_mtime):
+        if not _is_current(target):
             define = f'-DMEMKV_VERSION="{version()}"'
             command = [_compiler(), *COMPILE, *flags, define, f"-I{NATIVE}", "-c", str(source), "-o", str(target)]
             _run(command, f"compiling {source.name}")
@@ -109,6 +109,15 @@ def _objects(folders: Sequence[str], sanitize: str | None, *, only: str = "*.cpp
     _require_headers()
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return list(pool.map(compile_one, sources))
+
+
+def _is_current(target: Path) -> bool:
+    """Whether an object file is newer than all that the compiler read for it, this file included."""
+    listed = target.with_suffix(".d")
+    if not target.exists() or not listed.exists():
+        return False
+    read = [Path(name) for name in listed.read_text().replace("\\\n", "").split()[1:]]
+    return all(path.exists() and path.stat().st_mtime < target.stat().st_mtime for path in [*read, Path(__file__)])
 
 
 def _require_headers() -> None:

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <map>
 #include <mutex>
+#include <thread>
 #include <unistd.h>
 
 namespace memkv {
@@ -95,6 +96,21 @@ Client::~Client() {
     for (const auto &server : servers_)
         server->join();
     deadlines_.reset(); // settles what they left
+}
+
+std::string Client::first_contact() {
+    const auto deadline = Clock::now() + std::chrono::milliseconds(limits::FIRST_CONTACT_MS);
+    const auto nothing = std::make_shared<Batch>(Operation::exists, std::vector<Item>(), deadline);
+    for (const auto &server : servers_)
+        if (!server->met())
+            server->submit({nothing, {}, 0, 0});
+    const auto met = [](const auto &server) { return server->met(); };
+    while (Clock::now() < deadline && !std::all_of(servers_.begin(), servers_.end(), met))
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    for (const auto &server : servers_)
+        if (const std::string refusal = server->refusal(); !refusal.empty())
+            return refusal;
+    return "";
 }
 
 bool Client::forked() const { return getpid() != pid_; }

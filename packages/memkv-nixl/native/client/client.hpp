@@ -29,6 +29,10 @@ class Client final : private Dispatch {
     // revoked. put: every layout is whole.
     std::shared_ptr<Batch> post(Operation operation, std::vector<Item> items);
 
+    // Speaks to every server for the first time, for FIRST_CONTACT_MS at most. Why one of them does not want this client:
+    // another key, another identity, a protocol it does not know. Nothing where all is well, or a server does not answer.
+    std::string first_contact();
+
     // Whether this is the child of a fork: the threads that would do the work are not there.
     bool forked() const;
 

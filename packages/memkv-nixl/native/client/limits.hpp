@@ -46,6 +46,7 @@ inline constexpr std::size_t DISCARD_BYTES = 64 * KIB; // what is not wanted is 
 inline constexpr int BREAKER_FAILURES = 3;             // in a row; a spent deadline opens a breaker at once
 inline constexpr int BREAKER_PROBE_MS_MIN = 250;
 inline constexpr int BREAKER_PROBE_MS_MAX = 2'000;
+inline constexpr int FIRST_CONTACT_MS = 500; // that making a backend waits for the servers, at most
 inline constexpr int PROBE_TIMEOUT_MS = 1'000;
 inline constexpr int DEADLINE_SPENT_MS_MIN = 250; // a shorter time-out says more about the caller than about the server
 inline constexpr int RETRIES = 2;

@@ -58,6 +58,16 @@ void Server::submit(Call share) {
     start_greeter();
 }
 
+bool Server::met() const {
+    const std::lock_guard lock(mutex_);
+    return met_;
+}
+
+std::string Server::refusal() const {
+    const std::lock_guard lock(mutex_);
+    return refusal_;
+}
+
 void Server::route(const Call &share) {
     std::vector<std::vector<std::uint32_t>> by_lane(lane_count_);
     for (const auto position : share.positions)
@@ -132,7 +142,9 @@ bool Server::greet_once(const std::vector<Call> &shares) {
     } catch (const TransportError &error) {
         if (error.cause == Cause::revoked) // the first share's batch is settled: try again for the others
             return shares.size() > 1;
-        note_failure(error, false);
+        // A first contact has a short time of its own: that it was spent says little.
+        if (error.cause != Cause::timeout || !shares.front().positions.empty())
+            note_failure(error, false);
         return error.worth_a_retry();
     } catch (const std::exception &error) {
         log::warning("greeter", address_.text() + ": " + error.what());
@@ -142,6 +154,8 @@ bool Server::greet_once(const std::vector<Call> &shares) {
 
 void Server::learn(std::size_t lane_count, std::unique_ptr<Connection> connection) {
     const std::lock_guard lock(mutex_);
+    met_ = true;
+    refusal_.clear();
     if (lane_count != lane_count_) {
         lane_table_.emplace(lane_count);
         lane_count_ = lane_count;
@@ -259,7 +273,13 @@ void Server::note_failure(const TransportError &error, bool session_stands) {
     if (error.cause == Cause::refused && session_stands && !refuses_session(error.code))
         return;
     const bool spent = error.cause == Cause::timeout && options_.timeout_ms >= limits::DEADLINE_SPENT_MS_MIN;
-    const bool fatal = spent || error.cause == Cause::auth || error.cause == Cause::refused;
+    const bool refused = error.cause == Cause::auth || error.cause == Cause::refused;
+    const bool fatal = spent || refused;
+    {
+        const std::lock_guard lock(mutex_);
+        met_ = true;
+        refusal_ = refused ? error.what() : "";
+    }
     if (breaker_.failure(Clock::now(), fatal))
         dispatch_.breaker_opened();
 }

@@ -42,7 +42,9 @@ class Server {
     Server(Address address, const ServerOptions &options, const std::atomic<bool> &stopping, Dispatch &dispatch);
 
     void submit(Call share);
-    void join(); // `stopping` is set: waits for the threads
+    bool met() const;            // whether it was spoken to, or could not be
+    std::string refusal() const; // why it does not want this client, if that is so
+    void join();                 // `stopping` is set: waits for the threads
     bool allows() const { return !breaker_.open(); }
     bool probe_due(Deadline now) { return breaker_.probe_due(now); }
     void probe();
@@ -75,7 +77,9 @@ class Server {
     Dispatch &dispatch_;
     Breaker breaker_;
 
-    std::mutex mutex_; // what is below
+    mutable std::mutex mutex_; // what is below
+    bool met_ = false;
+    std::string refusal_;
     std::size_t lane_count_ = 0;
     std::optional<LaneTable> lane_table_;
     std::deque<Lane> lanes_;    // never shrinks: threads refer to them

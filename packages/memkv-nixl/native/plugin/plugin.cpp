@@ -19,10 +19,14 @@ nixlBackendEngine *create(const nixlBackendInitParams *params) {
         log::info("memkv-client license verified plan=" + license.plan);
         for (const auto &server : settings.server_names())
             log::info("Server mapped to rail server=\"" + server + "\"");
+        auto client = Client::shared(settings);
+        const std::string refusal = client->first_contact();
+        if (!refusal.empty())
+            throw std::runtime_error(refusal);
         nixl_b_params_t shown_params = masked(given);
         nixlBackendInitParams shown = *params;
         shown.customParams = &shown_params;
-        return new Engine(&shown, settings, Client::shared(settings));
+        return new Engine(&shown, settings, std::move(client));
     } catch (const std::exception &error) {
         log::error("MEMKV backend cannot be created: " + std::string(error.what()));
     } catch (...) {

@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from memkv_nixl._compat import NixlBuild, load_api
 Blocks = npt.NDArray[np.uint8]  # shape (blocks, bytes of a block), contiguous
 
 _POLL_S: Final = 20e-6  # the core is left to those who move the bytes
+
+
+A = TypeVar("A", bound="Agent")
 
 
 class TransferError(MemKVError):
@@ -96,7 +99,7 @@ class Agent:
         # A device id of its own for each: NIXL finds a descriptor by it, and 1.0 finds those that are gone as well.
         return [(next(self._ids), key) for key in keys]
 
-    def __enter__(self) -> Agent:
+    def __enter__(self: A) -> A:
         return self
 
     def __exit__(
