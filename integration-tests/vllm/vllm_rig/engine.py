@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -33,7 +35,7 @@ def generate(
     log: Path,
     *,
     env: dict[str, str] | None = None,
-    then: Callable[[], None] = lambda: None,
+    then: Callable[[], None] | None = None,
 ) -> Answer:
     """The answer of a fresh vLLM, which ends after ``then``; ``log``: its output. Raises RuntimeError if it fails."""
     environment = {
@@ -48,15 +50,19 @@ def generate(
     }
     command = [sys.executable, "-m", "vllm_rig.generate", str(model), json.dumps(connector)]
     with log.open("w") as file:
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment)
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=file, stderr=file, env=environment, start_new_session=True
+        )
     try:
         done = wait_until(lambda: process.poll() is not None or "\n" in log.read_text().partition(SAID)[2], LIMIT_S)
         said = log.read_text().partition(SAID)[2].partition("\n")[0]
         if not done or not said:
             raise RuntimeError(log.read_text()[-6000:])
-        then()
+        if then is not None:
+            then()
         process.communicate(timeout=LIMIT_S)
     finally:
-        process.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # vLLM's core and workers too
         process.wait()
     return Answer(**json.loads(said))
