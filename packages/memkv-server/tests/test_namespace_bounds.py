@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from memkv_core.digests import digest
 from memkv_core.testing.engine_tests import block, get, put
 from memkv_server.engine import DriveSet, Namespace, SegmentEngine, Status, open_engine
 from memkv_server.engine.account import Rule, Rules
 from memkv_server.engine.age import AgeClock
-from memkv_server.engine.segment import record_layout
+from memkv_server.engine.index import place_address
+from memkv_server.engine.segment import hash_key, record_layout
 
 SEGMENT = 256 << 10
 CAPACITY = 16 * SEGMENT + (1 << 17)
@@ -158,6 +160,27 @@ def test_what_is_deleted_does_not_come_back_from_beyond_the_quota(tmp_path: Path
     engine.close()
     engine = opened(tmp_path, Rules())
     assert found(engine, open_(engine, "small")) == []
+    engine.close()
+
+
+def test_a_put_that_was_overtaken_is_moved_past_what_the_quota_hides(tmp_path: Path, system: System) -> None:
+    """Else it would be evicted before what it replaced, which a start would find again."""
+    engine = opened(tmp_path)
+    small, free = open_(engine, "small"), open_(engine, "free")
+    newest = block(7, SIZE)
+    reserved = engine.reserve(small, [key(0)], [SIZE], [digest([memoryview(newest)], 0)], 0, None)
+    old_segment = engine._pool.current
+    assert old_segment is not None
+    put(engine, free, {b"f%d" % number: block(number, 20_000) for number in range(40)})
+    fill(engine, small, range(15))  # key 0 is put, and goes again for the quota
+    assert found(engine, small) == list(range(5, 15))
+    assert reserved.extents[0] is not None
+    reserved.extents[0][:] = newest
+    assert engine.commit(reserved) == bytes([Status.HIT])
+    assert get(engine, small, [key(0)]) == [newest]
+    place = engine._index.get(hash_key(key(0), small.hash))
+    assert place is not None
+    assert engine._pool.segments[place_address(place) // SEGMENT].sequence > old_segment.sequence
     engine.close()
 
 
