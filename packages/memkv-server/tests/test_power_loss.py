@@ -210,7 +210,8 @@ def test_a_torn_replacement_does_not_hide_what_was_acknowledged() -> None:
     store = store.lose_power(lambda dirty: dirty & ~torn)
     assert store.get(b"k") == block(1)
     # And is not judged again when it lies below what is known to be durable.
-    store.put_durably({b"other%d" % number: block(10 + number, 100) for number in range(20)})
+    for number in range(20):  # each with a stamp, in the end above the torn record
+        store.put_durably({b"other%d" % number: block(10 + number, 100)})
     for _ in range(3):
         store = store.die()
         assert store.get(b"k") == block(1)
@@ -271,7 +272,9 @@ def test_a_delete_is_durable_before_the_footer_that_speaks_of_it() -> None:
     second = store.engine._pool.current
     assert second is not None
     keys = [b"nothing%d" % number for number in range(2000)]
-    store.put(dict.fromkeys(keys[:1], b"x"))
+    store.put_durably({keys[0]: b"x"})
+    while store.engine.barrier() is not None:
+        end_commit(store)
     store.engine._counters.corrupt_records += 1  # so that what is not there takes a tombstone as well
     store.engine.delete(store.namespace, keys)
     assert second.phase is Phase.CLOSED
@@ -419,6 +422,16 @@ def test_an_unsynced_life_leaves_nothing_that_passes_for_a_later_one() -> None:
         store = store.lose_power()
         assert store.get(b"other") == block(3, 100)
         assert (store.get(b"ghost"), store.get(b"second")) == (None, None)
+
+
+def test_a_drive_that_is_taken_down_fails_what_waits_for_it_at_once() -> None:
+    store = Store(Medium())
+    _, barrier = store.put({b"k": block(1)})
+    assert barrier is not None
+    store.engine.tick()
+    store.engine.retire()
+    assert barrier.settled
+    assert barrier.failure == "lossy: the drive was taken out of service"
 
 
 def test_a_start_syncs_before_it_reads_and_before_it_serves() -> None:
