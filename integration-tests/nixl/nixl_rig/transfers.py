@@ -31,7 +31,9 @@ class Rig(Agent):
     """``name`` is the agent's; errors are NIXL's own exceptions."""
 
     def __init__(self, namespace: str, *, backend: str = BACKEND, kind: str = "OBJ", **params: str) -> None:
-        super().__init__(build(), backend, {"namespace": namespace, **params}, kind=kind)
+        # A time-out that a busy machine does not reach; the tests of outages set their own.
+        given = {"namespace": namespace, "timeout_ms": "30000", **params}
+        super().__init__(build(), backend, given, kind=kind)
         self._ids = _IDS
 
     def register(self, keys: Sequence[str], size: int) -> tuple[Any, list[int]]:

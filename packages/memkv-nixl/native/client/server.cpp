@@ -140,8 +140,10 @@ bool Server::greet_once(const std::vector<Call> &shares) {
         breaker_.success();
         return false;
     } catch (const TransportError &error) {
-        if (error.cause == Cause::revoked) // the first share's batch is settled: try again for the others
+        if (error.cause == Cause::revoked) { // the first share's batch is settled: try again for the others
+            note_if_spent(*shares.front().batch);
             return shares.size() > 1;
+        }
         // A first contact has a short time of its own: that it was spent says little.
         if (error.cause != Cause::timeout || !shares.front().positions.empty())
             note_failure(error, false);
@@ -246,8 +248,10 @@ bool Server::try_once(const Call &call, std::size_t number, std::unique_ptr<Conn
         const bool session_stands = connection && connection->whole();
         if (!session_stands)
             connection.reset(); // the fence
-        if (error.cause == Cause::revoked)
+        if (error.cause == Cause::revoked) {
+            note_if_spent(*call.batch);
             return true;
+        }
         if (error.cause == Cause::lanes) {
             lanes_changed(call);
             return true;
@@ -265,6 +269,12 @@ bool Server::try_once(const Call &call, std::size_t number, std::unique_ptr<Conn
     }
     dispatch_.failed(call);
     return true;
+}
+
+// At its deadline a batch is settled by another thread, which may be the first to see that it has passed.
+void Server::note_if_spent(const Batch &batch) {
+    if (Clock::now() >= batch.deadline && !stopping_)
+        note_failure({Cause::timeout, "it did not answer before the deadline"}, false);
 }
 
 // What a call met, for the breaker. A frame that is refused on a good session is no failure of the server's.

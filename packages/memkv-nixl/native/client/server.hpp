@@ -68,6 +68,7 @@ class Server {
     void run(const Call &call, std::size_t number, std::unique_ptr<Connection> &connection);
     bool try_once(const Call &call, std::size_t number, std::unique_ptr<Connection> &connection, int &attempt);
     void lanes_changed(Call call);
+    void note_if_spent(const Batch &batch);
     void note_failure(const TransportError &error, bool session_stands);
     Watch watch(const Call &call) const { return {call.batch->deadline, stopping_, &call.batch->access}; }
 
