@@ -111,7 +111,8 @@ nixl_status_t Engine::postXfer(const nixl_xfer_op_t &, const nixl_meta_dlist_t &
             return NIXL_ERR_REPOST_ACTIVE;
         auto batch = client_->post(request->operation, request->items);
         request->set_batch(batch);
-        return status_of(*batch);
+        // What failed already is told by checkXfer: to NIXL an error of a post means that nothing was posted.
+        return status_of(*batch) == NIXL_SUCCESS ? NIXL_SUCCESS : NIXL_IN_PROG;
     });
 }
 
