@@ -192,6 +192,28 @@ def test_aborted_and_spoiled_puts_give_their_memory_back(tmp_path: Path) -> None
     engine.close()
 
 
+def test_a_store_whose_records_no_longer_fit_into_the_pool_blames_no_drive(tmp_path: Path) -> None:
+    engine, namespace = opened(tmp_path, pool=64 * MIB, segment=4 * MIB)
+    values = {b"long": block(1, 3 * MIB), b"short": block(2, SIZE)}
+    put(engine, namespace, values)
+    engine.close()
+    with pytest.raises(StorageError, match=r"the RAM pool of 2097152 bytes is in use; raise memory.max_size"):
+        opened(tmp_path, pool=2 * MIB, segment=4 * MIB)  # to scan what is not sealed
+    engine, namespace = opened(tmp_path, pool=64 * MIB, segment=4 * MIB)
+    for number in range(300):
+        put(engine, namespace, {b"k%d" % number: block(number, SIZE)})
+        assert settle(engine) is None
+    engine.close()
+    engine, namespace = opened(tmp_path, pool=2 * MIB, segment=4 * MIB)
+    assert get(engine, namespace, [b"long", b"short"]) == [None, values[b"short"]]
+    with pytest.raises(StorageError, match=r"the RAM pool of 2097152 bytes is in use; raise memory.max_size"):
+        engine.delete(namespace, [b"long"])
+    usage = engine.usage()
+    assert (usage["unreadable_records"], usage["corrupt_records"], usage["crowded_out_records"]) == (0, 0, 1)
+    assert usage["drives"][0]["state"] == "online"
+    engine.close()
+
+
 def test_a_value_too_long_for_the_pool(tmp_path: Path) -> None:
     engine, namespace = opened(tmp_path, segment=4 * MIB)
     values = {b"k": block(1, 2 * MIB), b"l": block(2, MIB - 8192)}

@@ -258,7 +258,11 @@ class Cleaner:
         target = self._target(size)
         if target is None:
             return False
-        if self._pool.load([(place_address(place), size)]):
+        try:
+            unreadable = self._pool.load([(place_address(place), size)])
+        except NoRoomError:
+            return False
+        if unreadable:
             self._counters.unreadable_records += 1
             return False
         source_at = victim.origin + place_address(place) - victim.address

@@ -110,10 +110,7 @@ class DirectDrive:
             self._load_header(extent)
         while not self._pool.prepare(extent, urgent=urgent):
             if not self._make_clean():
-                raise NoRoomError(
-                    f"{self.path}: the RAM pool of {self._pool.limit_bytes} bytes is in use",
-                    remedy="raise memory.max_size",
-                )
+                raise self._no_room()
         self._space.populate(*extent)
 
     def _load_header(self, extent: Extent) -> None:
@@ -169,11 +166,16 @@ class DirectDrive:
 
     # -- reads --------------------------------------------------------------------------------------------------------
     def missing(self, extents: Sequence[Extent]) -> list[int]:
-        """What is not in the pool. It stays there until this is asked again, as far as there is room for all of it."""
+        """What is not in the pool. It stays there until this is asked again, as far as there is room for all of it.
+
+        NoRoomError where there is none for a single one.
+        """
         self._settle()
         missing, refused = self._pool.look_at(extents)
         if refused and len(extents) == 1 and self._make_clean():
             missing, refused = self._pool.look_at(extents)
+        if refused and len(extents) == 1:
+            raise self._no_room()
         return missing + refused
 
     def hold(self, extents: Sequence[Extent]) -> tuple[list[int], list[int]]:
@@ -185,6 +187,11 @@ class DirectDrive:
             missing += [refused[position] for position in more]
             refused = [refused[position] for position in still]
         return missing, refused
+
+    def _no_room(self) -> NoRoomError:
+        return NoRoomError(
+            f"{self.path}: the RAM pool of {self._pool.limit_bytes} bytes is in use", remedy="raise memory.max_size"
+        )
 
     def _make_clean(self) -> bool:
         """Writes back what is dirty, so that it may leave the pool; False where that changes nothing."""

@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from memkv_server.engine.base import Namespace, ReadBatch, Status
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.drive import Extent
+from memkv_server.engine.drive import Extent, NoRoomError
 from memkv_server.engine.evict import HEAT_BITS, HEAT_MASK, SecondChance
 from memkv_server.engine.index import (
     ADDRESS_MASK,
@@ -215,9 +216,10 @@ class Reader:
         """Brings the records under these key hashes into memory, side by side; whether it could, ``locate`` says."""
         drive = self._pool.drive
         runs = _runs([self._index.get(key_hash) for key_hash in hashes])
-        missing = drive.missing(runs)
-        if missing:
-            drive.fetch([runs[position] for position in missing])
+        with contextlib.suppress(NoRoomError):  # then one by one
+            missing = drive.missing(runs)
+            if missing:
+                drive.fetch([runs[position] for position in missing])
 
     def release(self, batch: ReadBatch) -> None:
         """Unpins; a second call finds nothing to unpin."""
@@ -280,7 +282,10 @@ class Reader:
 
         Without a ``meta`` whatever meta is stored is left as it is.
         """
-        found = self.locate(namespace, key)
+        try:
+            found = self.locate(namespace, key)
+        except NoRoomError:
+            return False  # it is stored anew
         if found is None:
             return False
         key_hash, place, segment, at, header = found

@@ -31,6 +31,7 @@ from memkv_core.limits import KEY_BYTES_MAX, META_BYTES_MAX
 from memkv_server.engine.age import AgeClock
 from memkv_server.engine.bounds import within_bounds
 from memkv_server.engine.counters import Counters
+from memkv_server.engine.drive import NoRoomError
 from memkv_server.engine.index import ADDRESS_BITS, Index
 from memkv_server.engine.limits import JUMP_BITS, LOAD_PARTS, SCAN_BYTES
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
@@ -86,8 +87,9 @@ def scan_segment(pool: SegmentPool, segment: Segment) -> Scan:
         if at >= ahead:  # in large pieces; what of it cannot be read, the record that needs it will say
             ahead = min(at + SCAN_BYTES, segment.end)
             piece = [(segment.address + at, ahead - at)]
-            if pool.drive.missing(piece):
-                pool.drive.fetch(piece)
+            with contextlib.suppress(NoRoomError):
+                if pool.drive.missing(piece):
+                    pool.drive.fetch(piece)
         header = _record_at(pool, segment, at)
         size = header.layout(pool.alignment)[1] if header is not None else 0
         if header is None or at + size > limit:
