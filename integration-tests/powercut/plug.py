@@ -4,7 +4,8 @@
 Killing a virtual machine alone loses its page cache and nothing else: what it has written to a file of the host
 survives in the host's page cache, flushed or not. Here the writes since the last flush are remembered by sector, and
 ``pull`` leaves each of these sectors as it was at the flush or as any of the writes since made it, at random: lost,
-reordered and torn. A flush (or a write with FUA) makes what was written before it durable (or just that write).
+reordered and torn. A flush makes durable what was written before it, a write with FUA itself. A flush takes some time,
+as on a drive without power-loss protection, so that a cut is likely to strike one.
 
 The protocol is the fixed newstyle handshake of https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md,
 with plain replies, on a Unix socket, for one client at a time.
@@ -16,11 +17,13 @@ import os
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from random import Random
 
 SECTOR_BYTES = 512
+FLUSH_S = 0.015
 
 OPTION_MAGIC = 0x49484156454F5054  # IHAVEOPT
 OPTION_REPLY_MAGIC = 0x0003E889045565A9
@@ -52,12 +55,17 @@ class Plug:
         self._listener.bind(str(socket_path))
         self._listener.listen(1)
         self._closed = False
+        self._powered = True
         self._thread = threading.Thread(target=self._serve, name="plug", daemon=True)
         self._thread.start()
 
     def pull(self, rng: Random) -> int:
-        """The power is gone: how many sectors did not hold their newest bytes. The client must be gone as well."""
+        """The power is gone: how many sectors have lost their newest bytes.
+
+        Nothing more is done or answered for the client that is connected now, which has to be killed next.
+        """
         with self._lock:
+            self._powered = False
             lost = 0
             kept = rng.choice((0.0, 0.2, 0.5, 0.8))  # of the newest versions
             for sector, versions in self._versions.items():
@@ -84,6 +92,7 @@ class Plug:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            self._powered = True
             with client:
                 try:
                     if _handshake(client, self._bytes):
@@ -98,7 +107,11 @@ class Plug:
             return False
         data = _receive(client, length) if kind == WRITE else b""
         error, found = 0, b""
+        if kind == FLUSH:
+            time.sleep(FLUSH_S)
         with self._lock:
+            if not self._powered:
+                return False
             if offset + length > self._bytes or kind not in (READ, WRITE, FLUSH):
                 error = EINVAL
             elif kind == READ:

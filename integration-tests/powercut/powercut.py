@@ -140,16 +140,22 @@ class PowerCut:
                 _wait_ready(machine, READY_S_MAX, must=True)
                 self.tally.ready_s.append(time.monotonic() - started_s)
                 self.look()
-                self.tally.found += self._witness.run(lambda: self._load_and_kill(machine))
+                self.tally.found += self._witness.run(lambda: self._load_and_cut(machine))
         finally:
-            machine.kill()
-        self._plug.pull(self._rng)
+            self._cut(machine)
         self.tally.cuts += 1
         self.tally.early += early
 
-    def _load_and_kill(self, machine: Machine) -> None:
+    def _load_and_cut(self, machine: Machine) -> None:
         time.sleep(self._rng.uniform(*LOAD_S))
-        machine.kill()
+        self._cut(machine)
+
+    def _cut(self, machine: Machine) -> None:
+        """The drive first: what it is asked for by a machine without power never happens. A second one does nothing."""
+        assert self._plug is not None
+        if machine.runs:
+            self._plug.pull(self._rng)
+            machine.kill()
 
     def look(self) -> None:
         """At every key."""

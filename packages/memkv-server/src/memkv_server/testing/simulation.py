@@ -253,6 +253,9 @@ class Simulation(RuleBasedStateMachine):
 
     @rule(power=st.booleans(), seed=seeds, fault=faults)
     def end(self, power: bool, seed: int, fault: Fault | None) -> None:
+        self._end(power=power, seed=seed, fault=fault)
+
+    def _end(self, *, power: bool, seed: int, fault: Fault | None) -> None:
         power = power and self.profile != "death"
         self.drive.end(power=power, rng=Random(seed))
         self._next_life(power, fault)
@@ -380,6 +383,19 @@ class Simulation(RuleBasedStateMachine):
     def put(self, batch: Any, kind: int, fault: Fault | None, late: bool) -> None:
         self._commit(self._reserve(batch, kind, None if late else fault), -1, fault if late else None)
 
+    @rule(key=keys, size=sizes, then=st.sampled_from(["", "", "settle", "write back", "end"]), seed=seeds)
+    def replace(self, key: Key, size: int, then: str, seed: int) -> None:
+        """One value that the key never had, or had long ago; and what comes next is often the end."""
+        self.turned += 1
+        self._commit(self._reserve((key[0], [(key[1], size, self.turned)]), 0, None), -1, None)
+        if then == "settle":
+            for _ in range(4):
+                self._attempt(None, self._tick)
+        elif then == "write back":
+            self.disk.write_back(Random(seed))
+        elif then == "end":
+            self._end(power=True, seed=seed, fault=None)
+
     @rule(count=st.integers(1, 8), read_first=st.lists(keys, max_size=4), fault=faults)
     def turn_over(self, count: int, read_first: list[Key], fault: Fault | None) -> None:
         """Pushes older segments out, some of their records having been read."""
@@ -387,7 +403,7 @@ class Simulation(RuleBasedStateMachine):
             self._read([key[1]], key[0], release=True)
         for number in range(count):
             self.turned += 1
-            batch = (NAMES[self.turned % 2], [(b"k%d" % (self.turned % 3), 40_000, self.turned)])
+            batch = (NAMES[self.turned % 2], [(SINGLE_KEYS[self.turned % 3], 40_000, self.turned)])
             self._commit(self._reserve(batch, 0, fault if number == count // 2 else None), -1, None)
 
     @rule(put=consumes(puts))
@@ -462,17 +478,17 @@ class Simulation(RuleBasedStateMachine):
             assert status != Status.HIT or self.model.entries[name, key].ever
 
     # -- the rest --------------------------------------------------------------------------------------------------
-    @rule(fault=faults)
-    def tick(self, fault: Fault | None) -> None:
-        self._attempt(fault, self._tick)
-
-    @rule(seed=seeds)
-    def write_back(self, seed: int) -> None:
-        self.disk.write_back(Random(seed))
-
-    @rule(fault=faults)
-    def sync(self, fault: Fault | None) -> None:
-        self._attempt(fault, self._sync)
+    @rule(what=st.sampled_from(["tick", "tick", "sync", "write back", "drop caches"]), fault=faults, seed=seeds)
+    def background(self, what: str, fault: Fault | None, seed: int) -> None:
+        """What a lane's loop and a kernel do by themselves."""
+        if what == "tick":
+            self._attempt(fault, self._tick)
+        elif what == "sync":
+            self._attempt(fault, self._sync)
+        elif what == "write back":
+            self.disk.write_back(Random(seed))
+        elif self._quiet():
+            self.disk.drop(Random(seed), self._idle_extents())
 
     @rule(name=st.sampled_from([*NAMES, "three", "four"]), identity=st.sampled_from([b"{}", b"", b"[1]"]), fault=faults)
     def open_namespace(self, name: str, identity: bytes, fault: Fault | None) -> None:
@@ -481,12 +497,6 @@ class Simulation(RuleBasedStateMachine):
 
     def _quiet(self) -> bool:
         return not self.held and not self.reserved
-
-    @precondition(_quiet)
-    @rule(seed=seeds)
-    def drop_caches(self, seed: int) -> None:
-        """What is clean leaves the memory, but for what is being written."""
-        self.disk.drop(Random(seed), self._idle_extents())
 
     def _idle_extents(self) -> list[tuple[int, int]]:
         return [
