@@ -9,8 +9,10 @@ made; under ``relaxed`` the miss as well, if there is more than one: of a put th
 and neither is then served.
 
 So nothing comes back that was gone at the last sync, and what was there and was not touched since is there still, in
-both durabilities. Under ``strict`` a sync stands before each acknowledgement: what was acknowledged is there, or what
-was put after it, or nothing where it was deleted after it.
+both durabilities; but for evictions under ``relaxed``: where two segments were given up since the last sync, the older
+may be on the medium still and the younger gone, and with it a newer value or a tombstone. Under ``strict`` a sync
+stands before each acknowledgement: what was acknowledged is there, or what was put after it, or nothing where it was
+deleted after it.
 
 Damage (flipped bits, unreadable pages) may take a value away, and may take away what hid an older one: a tombstone or
 a newer value in a segment that cannot be read. Then a value may come back that was acknowledged under this key once;
@@ -104,6 +106,13 @@ class Model:
             if len(entry.states) > 1 and not self.strict:
                 entry.now.add(None)
             entry.states = [(self.writes, set(entry.now))]
+
+    def evictions_undone(self) -> None:
+        """The medium may hold a segment that was given up, and no longer a younger one that was given up after it."""
+        for entry in self.entries.values():
+            if None in entry.now:
+                entry.now |= entry.ever
+                entry.states = [(self.writes, set(entry.now))]
 
     def damaged(self) -> None:
         """Something on the medium is damaged: any key may miss, or be back at an older value."""

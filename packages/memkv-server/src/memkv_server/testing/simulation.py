@@ -148,6 +148,7 @@ class Simulation(RuleBasedStateMachine):
         strict = self.profile == "strict" or (strict and self.profile in ("eio", "rot"))
         self.level = Level.STRICT if strict else Level.RELAXED
         self.model = Model(strict=strict)
+        self.given_up = 0  # segments since the last sync
         self.waiting: list[tuple[Ticket, int]] = []  # with the number of writes that each covers
         self.identities: dict[str, set[bytes | None]] = {}
         self.held: list[ReadBatch] = []
@@ -183,7 +184,7 @@ class Simulation(RuleBasedStateMachine):
         self.namespaces: dict[str, Namespace] = {}
         for name in NAMES:
             self._open_namespace(name, b"{}")
-        self.losses = self._losses()
+        self.losses, self.evicted = self._losses(), self.engine._counters.evicted_segments
         self.present = self._places()
         self._settle(power)
 
@@ -247,6 +248,7 @@ class Simulation(RuleBasedStateMachine):
             self._power_lost()
         else:
             self.model.synced()
+            self.given_up = 0
         if self.disk.bad.any():
             self.model.damaged()
         self._start(power=True, fault=fault)
@@ -271,6 +273,9 @@ class Simulation(RuleBasedStateMachine):
         self.model.power_lost()
         if self.disk.bad.any():
             self.model.damaged()
+        elif self.level is Level.RELAXED and self.given_up > 1:
+            self.model.evictions_undone()
+        self.given_up = 0
 
     def _fitting(self, fault: Fault | None) -> Fault | None:
         """The fault, or what takes its place in this profile."""
@@ -376,7 +381,9 @@ class Simulation(RuleBasedStateMachine):
 
     def _sync(self) -> bool:
         self.engine.sync()
+        self._note_losses(())
         self.model.synced()
+        self.given_up = 0
         return True
 
     @rule(batch=batches, kind=st.sampled_from([0, 1]), fault=faults, late=st.booleans())
@@ -563,6 +570,8 @@ class Simulation(RuleBasedStateMachine):
         gone = [key for key in before if key not in self.present and key not in touched]
         came = [key for key in self.present if key not in before and key not in touched]
         assert not came, f"{came} were not there, and nobody put them"
+        evicted = self.engine._counters.evicted_segments
+        self.given_up, self.evicted = self.given_up + evicted - self.evicted, evicted
         losses = self._losses()
         assert len(gone) <= losses - self.losses, f"{gone} have gone, and nothing was counted"
         self.losses = losses
