@@ -26,14 +26,16 @@ _PART = 1 << 32  # a seed's histories come in parts, until there were steps enou
 
 
 def run(seed: int, steps: int, profiles: tuple[str, ...] = PROFILES, *, shrink: bool = True) -> Tally:
-    """Histories from one seed until there were so many steps. Raises what went wrong in one."""
+    """Histories from one seed: so many steps, evenly over the profiles. Raises what went wrong in one."""
     tally = Tally()
-    while tally.steps < steps:
-        machine = type("Seeded", (Simulation,), {"tally": tally, "profiles": profiles})
-        histories = (steps - tally.steps) // HISTORY_STEPS + 1
-        seeded(seed)(machine)
-        run_state_machine_as_test(machine, settings=history_settings(histories, HISTORY_STEPS, shrink=shrink))
-        seed += _PART
+    for number, profile in enumerate(profiles, 1):
+        until = steps * number // len(profiles)
+        while tally.steps < until:
+            machine = type("Seeded", (Simulation,), {"tally": tally, "profile": profile})
+            histories = (until - tally.steps) // HISTORY_STEPS + 1
+            seeded(seed)(machine)
+            run_state_machine_as_test(machine, settings=history_settings(histories, HISTORY_STEPS, shrink=shrink))
+            seed += _PART
     return tally
 
 

@@ -133,16 +133,13 @@ class Simulation(RuleBasedStateMachine):
     """One store, from its first process to its last."""
 
     tally: ClassVar[Tally] = Tally()
-    profiles: ClassVar[tuple[str, ...]] = PROFILES
+    profile: ClassVar[str] = "strict"
 
     reads: Bundle[Any] = Bundle("reads")
     puts: Bundle[Any] = Bundle("puts")
 
-    @initialize(
-        profile=st.integers(0, 59), strict=st.booleans(), sector_bytes=st.sampled_from(SECTOR_BYTES), seed=seeds
-    )
-    def begin(self, profile: int, strict: bool, sector_bytes: int, seed: int) -> None:
-        self.profile = self.profiles[profile % len(self.profiles)]
+    @initialize(strict=st.booleans(), sector_bytes=st.sampled_from(SECTOR_BYTES), seed=seeds)
+    def begin(self, strict: bool, sector_bytes: int, seed: int) -> None:
         geometry = replace(plan_geometry(CAPACITY_BYTES, SEGMENT_BYTES, 64, "simulated"), uuid=bytes(16))
         self.disk = Disk(geometry, sector_bytes, seed)
         strict = self.profile == "strict" or (strict and self.profile in ("eio", "rot"))
