@@ -278,6 +278,30 @@ def test_two_writers_of_one_key_the_later_commit_wins(engine: SegmentEngine, nam
     assert get(engine, namespace, [b"k"]) == [one[b"k"]]
 
 
+def test_a_late_batch_that_fills_its_new_segment_is_there_after_a_restart(tmp_path: Path) -> None:
+    for mode in ("file", "direct"):
+        engine = open_engine(mode, tmp_path / mode, CAPACITY, SEGMENT)
+        namespace = named(engine, "n")
+        late = {b"a": block(1, 100_000), b"b": block(2, 100_000)}
+        reservation = reserve(engine, namespace, late)
+        put(engine, namespace, {b"next": block(3, 100_000)})
+        put(engine, namespace, {b"a": block(4, 1000), b"b": block(5, 1000)})
+        put(engine, namespace, {b"f": block(6, 100_000), b"g": block(7, 100_000)})
+        current = engine._pool.current
+        assert current is not None
+        assert 104_192 < current.end - current.tail < 200_000, "one of the two fits"
+        receive(reservation, late)
+        assert engine.commit(reservation) == bytes([Status.HIT]) * 2
+        assert engine._pool.current is not current
+        for number in range(6):
+            put(engine, namespace, {b"k%d" % number: block(number, 100_000)})
+        assert all(segment.writers == 0 for segment in engine._pool.segments)
+        engine.close()
+        engine = open_engine(mode, tmp_path / mode, CAPACITY)
+        assert get(engine, namespace, [b"a", b"b"]) == list(late.values())
+        engine.close()
+
+
 def test_an_aborted_batch_gives_its_space_back(engine: SegmentEngine, namespace: Namespace) -> None:
     put(engine, namespace, {b"a": block(1, 1000)})
     used = engine.usage()["used_bytes"]

@@ -13,10 +13,11 @@ from memkv_server.engine.pool import Segment, SegmentPool
 from memkv_server.engine.segment import decode_record, encode_record
 
 
-def relocate(pool: SegmentPool, source: Segment, offset: int, size: int) -> tuple[Segment, int, int] | None:
-    """Copies a received record to the current segment: segment, offset and header check there, not committed yet.
+def relocate(pool: SegmentPool, source: Segment, offset: int, size: int) -> tuple[Segment, int, int, memoryview] | None:
+    """Copies a received record to the current segment: segment, offset, header check and payload there.
 
-    None where there is no room, or the drive fails; nothing is evicted for it.
+    It is not committed yet. The memory of the source may be given back from now on. None where there is no room, or the
+    drive fails; nothing is evicted for it.
     """
     target = pool.current
     try:
@@ -47,4 +48,5 @@ def relocate(pool: SegmentPool, source: Segment, offset: int, size: int) -> tupl
     offset = target.tail
     target.tail += size
     target.entry_count += 1
-    return target, offset, check
+    payload = target.view[at + payload_at : at + payload_at + header.value_bytes]
+    return target, offset, check, payload

@@ -271,8 +271,12 @@ class Writer:
             if moved is None:
                 reservation.extents[position] = None
             else:
-                target, offset, check = moved
+                target, offset, check, reservation.extents[position] = moved
                 reservation.records[number] = (position, key_hash, target, offset, size, check)
+                if all(run[0] is not target for run in reservation.runs):
+                    # It must not be sealed before the record is committed, should the next one need another.
+                    reservation.runs.append((target, offset, target.entry_count - 1))
+                    target.writers += 1
 
     def _keep_bounds(self, account: Account, reservation: PutReservation) -> None:
         """Notes how old the batch's records are, and makes room for them in the namespace's quota."""
