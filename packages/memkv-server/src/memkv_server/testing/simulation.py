@@ -38,6 +38,7 @@ from memkv_server.engine.engine import SegmentEngine
 from memkv_server.engine.group_commit import Committer, Outcome
 from memkv_server.engine.health import DriveState
 from memkv_server.engine.index import place_address
+from memkv_server.engine.limits import REINSERT_SHARE_MAX
 from memkv_server.engine.pool import Phase
 from memkv_server.engine.segment import hash_key
 from memkv_server.engine.superblock import plan_geometry
@@ -588,7 +589,7 @@ class Simulation(RuleBasedStateMachine):
         assert usage["used_bytes"] <= usage["capacity_bytes"] <= CAPACITY_BYTES
         assert usage["records"] == len(self.present)
         assert usage["live_bytes"] <= usage["used_bytes"]
-        assert usage["reinserted_bytes"] <= 0.25 * usage["user_bytes"] + 1
+        assert usage["reinserted_bytes"] <= REINSERT_SHARE_MAX * usage["user_bytes"] + 1
         if self.profile == "death":
             assert usage["corrupt_records"] == usage["unreadable_records"] == usage["segments"]["quarantined"] == 0
         for name in NAMES:
