@@ -447,9 +447,15 @@ def test_a_torn_entry_at_the_end_of_the_registry_is_no_damage(path: Path) -> Non
 
 # -- anything at all --------------------------------------------------------------------------------------------------
 @settings(max_examples=60, deadline=None)
-@given(data=st.data())
+@given(
+    holes=st.lists(
+        st.tuples(st.integers(0, 19 * SEGMENT), st.integers(1, 3 * SIZE), st.integers(0, 255)), min_size=1, max_size=4
+    )
+)
 def test_whatever_is_overwritten_only_what_was_overwritten_is_lost(
-    store: tuple[Path, dict[bytes, bytes]], tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    store: tuple[Path, dict[bytes, bytes]],
+    tmp_path_factory: pytest.TempPathFactory,
+    holes: list[tuple[int, int, int]],
 ) -> None:
     whole, values = store
     path = tmp_path_factory.mktemp("damaged") / "store"
@@ -458,12 +464,6 @@ def test_whatever_is_overwritten_only_what_was_overwritten_is_lost(
     pristine = bytes(segments.data)
     oldest = segments.slots(SegmentState.SEALED)[0]
     places = {key: pristine.find(value) for key, value in values.items()}
-    holes = data.draw(
-        st.lists(
-            st.tuples(st.integers(0, 19 * SEGMENT), st.integers(1, 3 * SIZE), st.integers(0, 255)),
-            min_size=1, max_size=4,
-        )
-    )  # fmt: skip
     for at, length, fill in holes:
         segments.data[at : at + length] = bytes([fill]) * len(segments.data[at : at + length])
     segments.file.write_bytes(segments.data)

@@ -137,7 +137,10 @@ def test_a_filesystem_with_io_errors_beneath_mapped_segments(
         node.wait_for(lambda: states(node)[0] == "offline")
         assert states(node) == ["offline", "online"]
         assert node.ask("/v1/health").body["status"] == "degraded"
-        assert hits(client, keys) == served
+        # Until it went offline, what the page cache had of it was served as well.
+        again = hits(client, keys)
+        assert again <= served
+        assert len(again) > 0.2 * len(keys), "the other drive serves"
         assert [lane["pid"] for lane in node.status()["lanes"]] == [pid], "no SIGBUS"
         client.close()
         node.stop()
