@@ -35,6 +35,7 @@ from memkv_server.engine.limits import (
 )
 from memkv_server.engine.pool import Phase, Segment, SegmentPool
 from memkv_server.engine.reader import Reader
+from memkv_server.engine.relocation import copy_record
 from memkv_server.engine.segment import (
     ENTRY,
     ENTRY_BYTES,
@@ -45,7 +46,6 @@ from memkv_server.engine.segment import (
     RecordState,
     commit_check,
     decode_record,
-    encode_record,
 )
 
 _SLICE_BYTES: Final = CLEAN_SLICE_RECORDS * ENTRY_BYTES
@@ -271,19 +271,10 @@ class Cleaner:
             self._counters.corrupt_records += 1
             return False
         at = target.origin + target.tail
-        encoded, check = encode_record(
-            header.namespace_hash,
-            header.key,
-            header.meta,
-            header.digest,
-            header.digest_kind,
-            header.value_bytes,
-            target.seed,
-            self._pool.durability.stamp,
-        )
-        target.memory[at : at + len(encoded)] = encoded
-        payload_at = header.layout(self._pool.alignment)[0]
-        target.view[at + payload_at : at + size] = victim.view[source_at + payload_at : source_at + size]
+        check = copy_record(
+            victim, source_at, header, target, size,
+            alignment=self._pool.alignment, stamp=self._pool.durability.stamp,
+        )  # fmt: skip
         committed = commit_check(check, header.sequence, RecordState.COMMITTED)
         RECORD_COMMIT.pack_into(target.memory, at + RECORD_COMMIT_AT, header.sequence, committed)
         target.memory[at + RECORD_STATE_AT] = RecordState.COMMITTED

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import threading
 from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +25,12 @@ from memkv_server.engine.limits import (
     POOL_BYTES_MIN,
     POOL_RECORD_SHARE,
     READ_BYTES_MAX,
-    SYNC_INTERVAL_S,
 )
 from memkv_server.engine.mapping import Window
 from memkv_server.engine.ram_pool import PAGE_BYTES, Extent, RamPool
 from memkv_server.engine.space import AddressSpace
 from memkv_server.engine.store import DIRECT_ALIGNMENT, Store, is_device, open_device, open_folder
+from memkv_server.engine.syncer import Syncer
 from memkv_server.engine.write_queue import Write, WriteQueue, pages_of
 
 _HEADER_PAGE: Final = PAGE_BYTES  # a segment's first page: the only one that is written again and again
@@ -60,12 +59,7 @@ class DirectDrive:
         self._threads = ThreadPoolExecutor(IO_THREADS, thread_name_prefix="memkv-drive-read")
         self._queue = WriteQueue(store.fd, store.base, self._memory_at, self.health, store.name)
         self._headers: Counter[int] = Counter()  # address of a segment -> how often its first page is queued
-        self._lost: str | None = None  # why a sync failed: none will be believed after it
-        self._syncing = threading.Lock()
-        self._dirty = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._flush_forever, name="memkv-drive-sync", daemon=True)
-        self._thread.start()
+        self._syncer = Syncer(store.fd, store.name, self.health, self._queue.write_back)
 
     @classmethod
     def open(
@@ -137,8 +131,7 @@ class DirectDrive:
 
     def written(self) -> None:
         """Wakes the thread that syncs, and writes back before it."""
-        if not self._dirty.is_set():
-            self._dirty.set()
+        self._syncer.written()
 
     def discard(self, slot: int, start: int, end: int) -> None:
         """Gives the memory back."""
@@ -153,16 +146,7 @@ class DirectDrive:
 
     def sync(self) -> None:
         """``write_back``, then fdatasync. Raises StorageError, and again after the first that failed."""
-        self._queue.write_back()
-        with self._syncing:
-            if self._lost is None:
-                try:
-                    os.fdatasync(self._store.fd)
-                except OSError as error:
-                    self._lost = f"{self._store.name}: {error.strerror}"
-                    self.health.write_failed(self._lost)
-        if self._lost is not None:
-            raise StorageError(self._lost, remedy="check the drive")
+        self._syncer.sync()
 
     # -- reads --------------------------------------------------------------------------------------------------------
     def missing(self, extents: Sequence[Extent]) -> list[int]:
@@ -302,20 +286,7 @@ class DirectDrive:
         if self._closed:
             return
         self._closed = True
-        self._stop.set()
-        self._dirty.set()
-        self._thread.join()
+        self._syncer.close()
         self._threads.shutdown()
         self._space.close()
         self._store.close()
-
-    def _flush_forever(self) -> None:
-        while True:
-            self._dirty.wait()
-            self._dirty.clear()
-            with contextlib.suppress(StorageError):  # the drive's health has it
-                self.sync()
-            if self._stop.wait(SYNC_INTERVAL_S):
-                if self._dirty.is_set():
-                    continue
-                return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The space segments live in. This module and ``folder.py`` are the only ones that open files or devices for storage.
+"""The space segments live in. ``store.py`` and ``folder.py`` are the only ones that open files or devices for storage.
 
 A drive is one linear space of equal segments, and beside it a small durable log, the registry of namespaces. The
 engine reads and writes a segment through its *window*: a buffer, and the position of the segment's first byte in it.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -23,10 +22,10 @@ from typing import Final, Protocol
 from memkv_core.errors import StorageError
 from memkv_server.engine.folder import FORMAT_FILE, LOCK_FILE, REGISTRY_FILE, SEGMENTS_FILE, explained
 from memkv_server.engine.health import DriveHealth, DriveState
-from memkv_server.engine.limits import SYNC_INTERVAL_S
 from memkv_server.engine.mapping import Mapping, Window
 from memkv_server.engine.store import Store, open_folder
 from memkv_server.engine.superblock import Geometry, plan_geometry
+from memkv_server.engine.syncer import Syncer
 
 RECORD_ALIGNMENT: Final = 64
 
@@ -209,12 +208,7 @@ class MemoryDrive:
 
 
 class FileDrive:
-    """A folder on any filesystem: preallocated, mapped, flushed by a thread of its own.
-
-    The thread does one thing, ``fdatasync`` at most every second while there is something to sync; the GIL is free
-    meanwhile. When it fails the drive takes no more writes: the kernel reports a lost page once, and what it lost
-    cannot be told.
-    """
+    """A folder on any filesystem: preallocated, mapped, synced within a second of every change (``syncer.py``)."""
 
     mode = "file"
     buffers_writes = False
@@ -227,18 +221,13 @@ class FileDrive:
         self._store = store
         self._fd = store.fd
         self._closed = False
-        self._syncing = threading.Lock()
-        self._lost: str | None = None  # why a sync failed: none will be believed after it
         try:
             with explained(Path(store.name)):
                 self._mapping = Mapping(mmap.mmap(self._fd, store.geometry.data_bytes))
         except BaseException:
             store.close()
             raise
-        self._dirty = threading.Event()
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._flush_forever, name="memkv-drive-sync", daemon=True)
-        self._thread.start()
+        self._syncer = Syncer(self._fd, store.name, self.health, self.write_back)
 
     @classmethod
     def open(
@@ -289,24 +278,14 @@ class FileDrive:
 
     def written(self) -> None:
         """Wakes the thread that syncs."""
-        if not self._dirty.is_set():
-            self._dirty.set()
+        self._syncer.written()
 
     def write_back(self) -> None:
         """Nothing to do: what was written is in the page cache, which outlives the process."""
 
     def sync(self) -> None:
         """fdatasync of the segments, now and here. Raises StorageError."""
-        with self._syncing:
-            # The kernel tells of a lost page once, and the thread may have been told.
-            if self._lost is None:
-                try:
-                    os.fdatasync(self._fd)
-                except OSError as error:
-                    self._lost = error.strerror or "it cannot be synced"
-                    self.health.write_failed(f"{self._store.name}: {self._lost}")
-        if self._lost is not None:
-            raise StorageError(f"{self._store.name}: {self._lost}", remedy="check the drive")
+        self._syncer.sync()
 
     def registry_load(self) -> bytes:
         """The registry's bytes."""
@@ -329,26 +308,13 @@ class FileDrive:
         if self._closed:
             return
         self._closed = True
-        self._stop.set()
-        self._dirty.set()
-        self._thread.join()
+        self._syncer.close()
         self._mapping.close()
         if self.health.state is not DriveState.ONLINE:
             # What the page cache holds may never have reached the medium: who opens it next is to see what did.
             with contextlib.suppress(OSError):
                 os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
         self._store.close()
-
-    def _flush_forever(self) -> None:
-        while True:
-            self._dirty.wait()
-            self._dirty.clear()
-            with contextlib.suppress(StorageError):  # the drive's health has it
-                self.sync()
-            if self._stop.wait(SYNC_INTERVAL_S):
-                if self._dirty.is_set():
-                    continue
-                return
 
 
 def _available_memory_bytes() -> int | None:

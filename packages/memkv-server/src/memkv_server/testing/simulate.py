@@ -18,7 +18,8 @@ from hypothesis import seed as seeded
 from hypothesis.stateful import run_state_machine_as_test
 from rich.console import Console
 
-from memkv_server.testing.simulation import PROFILES, Simulation, Tally, history_settings
+from memkv_server.testing.lives import Tally
+from memkv_server.testing.simulation import PROFILES, Simulation, history_settings
 
 HISTORY_STEPS = 60
 STEPS = 50_000
