@@ -234,7 +234,7 @@ def _test_folders() -> list[Path]:
 
 def _integration_folders() -> list[Path]:
     root = ROOT / "integration-tests"
-    return [*root.glob("test_*.py"), *(root / name for name in ("cluster", "torture", "powercut", *ENGINES))]
+    return [*root.glob("test_*.py"), *(root / name for name in ("cluster", "rig", "torture", "powercut", *ENGINES))]
 
 
 def _environment(session: nox.Session, name: str, interpreter: str) -> str:

@@ -25,14 +25,15 @@ from typing import Any
 
 import psutil
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
 sys.path.insert(0, str(Path(__file__).parent))
 os.environ.update(LMCACHE_TRACK_USAGE="false", LMCACHE_LOG_LEVEL="WARNING", OMP_NUM_THREADS="1")
 
 from lmcache.cli.commands.bench.l2_adapter_bench import data, runner
 from lmcache.v1.distributed.l2_adapters import create_l2_adapter
 from lmcache.v1.distributed.l2_adapters.config import parse_args_to_l2_adapters_config
-from lmcache_rig.cluster import Cluster, wait_until
 from lmcache_rig.server import Server, free_port
+from memkv_rig.cluster import Cluster, wait_until
 
 OPERATIONS = ("Store", "Lookup", "Load")
 WARM_ROUNDS = 3

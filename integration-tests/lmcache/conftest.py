@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out, so that test files may share names
+# importlib mode leaves them out, so that test files may share names
+sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
+sys.path.insert(0, str(Path(__file__).parent))
 os.environ.update(OMP_NUM_THREADS="1", LMCACHE_TRACK_USAGE="false", PYTHONHASHSEED="0", LMCACHE_LOG_LEVEL="WARNING")
 
-from lmcache_rig.cluster import Cluster
+from memkv_rig.cluster import Cluster
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 from lmcache_rig import paged
-from lmcache_rig.cluster import Cluster
 from lmcache_rig.engine import CHUNK_TOKENS, REMOTE_PLUGIN, STORAGE_PLUGIN, Engine, write_yaml
+from memkv_rig.cluster import Cluster
 
 Make = Callable[..., Engine]
 TOKEN_COUNT = 300

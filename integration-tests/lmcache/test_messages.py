@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lmcache_rig.cluster import Cluster, wait_until
 from lmcache_rig.engine import STORAGE_PLUGIN, Engine, write_yaml
 from lmcache_rig.server import Server, free_port
+from memkv_rig.cluster import Cluster, wait_until
 
 from memkv_lmcache import backend
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from lmcache_rig.cluster import Cluster, wait_until
 from lmcache_rig.storage import Storage, keys
+from memkv_rig.cluster import Cluster, wait_until
 
 Make = Callable[..., Storage]
 DEADLINE_MS = 1500

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out, so that test files may share names
+# importlib mode leaves them out, so that test files may share names
+sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
+sys.path.insert(0, str(Path(__file__).parent))
 
 from memkv_nixl import PLUGIN
 
 # A sanitizer's run names another build of it.
 os.environ["NIXL_PLUGIN_DIR"] = os.environ.get("MEMKV_TEST_PLUGINS", str(PLUGIN.parent))
 
-from nixl_rig.cluster import Cluster
+from memkv_rig.cluster import Cluster
 from nixl_rig.transfers import Rig
 
 from memkv_core import Client, ClientConfig
@@ -32,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two nodes, empty at the start of each test file."""
-    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    made = Cluster(tmp_path_factory.mktemp("cluster"), nodes=2, capacity="1GiB")
     yield made
     made.down()
 

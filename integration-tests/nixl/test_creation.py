@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from nixl_rig.cluster import Cluster
+from memkv_rig.cluster import Cluster
 from nixl_rig.transfers import BACKEND, Rig, random_blocks
 
 from memkv_core.authority import Authority

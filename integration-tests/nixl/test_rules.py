@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from nixl_rig.cluster import Cluster
+from memkv_rig.cluster import Cluster
 from nixl_rig.transfers import BACKEND, Rig, build, random_blocks, rows, whole
 
 from memkv_core import Client

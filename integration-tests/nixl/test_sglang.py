@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from nixl_rig.cluster import Cluster
+from memkv_rig.cluster import Cluster
 
 from memkv_nixl._compat import require_builds
 from memkv_nixl.mirror import mirror

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from nixl_rig.cluster import Cluster
+from memkv_rig.cluster import Cluster
 from nixl_rig.transfers import BACKEND, Rig, random_blocks, rows, whole
 
 from memkv_core import Client

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # importlib mode leaves it out, so that test files may share names
+# importlib mode leaves them out, so that test files may share names
+sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
+sys.path.insert(0, str(Path(__file__).parent))
 os.environ["OMP_NUM_THREADS"] = "1"  # torch's threads fight over a small machine
 
-from sglang_rig.cluster import Cluster
+from memkv_rig.cluster import Cluster
 
 
 def pytest_configure(config: pytest.Config) -> None:

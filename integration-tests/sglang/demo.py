@@ -16,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch's threads fight over a small machine
+sys.path.append(str(Path(__file__).parents[1] / "rig"))
 
+from memkv_rig.cluster import Cluster
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sglang_rig.checkpoint import prompt, write_checkpoint
-from sglang_rig.cluster import Cluster
 from sglang_rig.engine import EngineProcess, Generation, engine_arguments
 
 PROMPTS, TOKENS = 4, 2048

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memkv_rig.cluster import Cluster, wait_until
 from sglang_rig.checkpoint import prompt, write_checkpoint
-from sglang_rig.cluster import Cluster, wait_until
 from sglang_rig.engine import EngineFailed, EngineProcess, Generation, engine_arguments
 
 from memkv_core.authority import Authority

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memkv_rig.cluster import Cluster
 from sglang_rig.checkpoint import prompt, write_checkpoint
-from sglang_rig.cluster import Cluster
 from sglang_rig.http_server import HttpServer
 
 PROMPTS, TOKENS = 6, 600

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("vllm", "lmcache", "sglang"))  # shared rigs too
+# The shared rigs too.
+sys.path.extend(str(Path(__file__).parents[1] / name) for name in ("vllm", "lmcache", "sglang", "rig"))
 os.environ.update(OMP_NUM_THREADS="1", LMCACHE_TRACK_USAGE="false", LMCACHE_LOG_LEVEL="INFO")
 
-from lmcache_rig.cluster import Cluster
+from memkv_rig.cluster import Cluster
 from sglang_rig.checkpoint import write_checkpoint
 
 LIMIT_S = 1800

@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from lmcache_rig.cluster import Cluster, wait_until
 from lmcache_rig.server import Server
 from lmcache_rig.versions import engines
+from memkv_rig.cluster import Cluster, wait_until
 from vllm_rig.engine import Answer, generate
 
 CHUNK_TOKENS = 64

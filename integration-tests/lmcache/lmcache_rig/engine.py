@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from lmcache.v1.config import LMCacheEngineConfig
 from lmcache.v1.metadata import LMCacheMetadata
+from memkv_rig.cluster import wait_until
 
 from lmcache_rig import paged
-from lmcache_rig.cluster import wait_until
 
 try:
     from lmcache.v1.cache_engine import LMCacheEngineBuilder

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lmcache_rig.cluster import wait_until
+from memkv_rig.cluster import wait_until
 
 STARTED = "Uvicorn running"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmcache_rig.cluster import wait_until
+from memkv_rig.cluster import wait_until
 
 from vllm_rig.generate import SAID
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A cluster of real nodes, by ``memkv dev up``; its nodes can be frozen, killed and brought back."""
+"""A cluster of real nodes, by ``memkv dev up``; its nodes can be frozen, killed, stopped and brought back."""
 
 from __future__ import annotations
 
@@ -51,10 +51,15 @@ class Cluster:
 
     def kill(self, node: int = 0) -> None:
         """kill -9 of a whole node."""
+        self.end(node, signal.SIGKILL)
+
+    def end(self, node: int, number: signal.Signals) -> None:
+        """SIGKILL of a whole node at once, or SIGTERM of its supervisor; waits until all of it is gone."""
         processes = self.processes(node)
-        for process in processes:
-            process.kill()
-        psutil.wait_procs(processes, timeout=READY_S)
+        for process in processes if number == signal.SIGKILL else processes[:1]:
+            process.send_signal(number)
+        _, alive = psutil.wait_procs(processes, timeout=READY_S)
+        assert not alive
 
     @contextmanager
     def frozen(self, node: int = 0) -> Iterator[None]:
