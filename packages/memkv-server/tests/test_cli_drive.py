@@ -92,14 +92,14 @@ def test_list_of_this_machine(cli: Cli, store: Path, tmp_path: Path) -> None:
     done = cli("drive", "list", "--config", "node.yaml", "--json")
     assert done.returncode == 0
     (row,) = json.loads(done.stdout)["drives"]
-    assert (row["state"], row["mode"], row["format_version"]) == ("idle", "file", 1)
+    assert (row["state"], row["mode"], row["format_version"]) == ("idle", "file", 2)
     assert (row["segments"], row["used_bytes"]) == ({"total": 30, "used": 10, "damaged": 0}, 10 * SEGMENT)
     assert len(row["uuid"]) == 32
     done = cli("drive", "list", str(store), "photos", "nowhere")
     assert done.returncode == 1
     table = done.stdout.splitlines()
     assert table[0].split() == ["path", "mode", "state", "capacity", "used", "segments", "fmt", "uuid"]
-    assert table[1].split() == [str(store), "file", "idle", "1.9", "MiB", "640.0", "KiB", "10/30", "1", row["uuid"][:8]]
+    assert table[1].split() == [str(store), "file", "idle", "1.9", "MiB", "640.0", "KiB", "10/30", "2", row["uuid"][:8]]
     assert f"{tmp_path}/photos holds no MemKV store; name the folder or device of a drive" in table
     assert any(line.startswith(f"{tmp_path}/nowhere: No such file") for line in table)
 

@@ -114,7 +114,7 @@ def flip_superblock(place: Path) -> None:
 
 def test_survey_and_lock(place: Path, values: dict[bytes, bytes]) -> None:
     row = survey_drive(place)
-    assert (row["mode"], row["state"], row["format_version"]) == ("direct", "idle", 1)
+    assert (row["mode"], row["state"], row["format_version"]) == ("direct", "idle", 2)
     assert row["capacity_bytes"] <= CAPACITY
     engine = opened(place)
     with pytest.raises(StorageError, match=r"is open in a running node|is mounted, or a running node has it open"):

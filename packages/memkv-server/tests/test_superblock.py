@@ -86,11 +86,14 @@ def test_no_flipped_bit_goes_unseen(bit: int) -> None:
 
 def test_a_newer_version_is_refused_by_its_number_and_an_older_one_opens(monkeypatch: pytest.MonkeyPatch) -> None:
     block = encode_superblock(GEOMETRY)
-    monkeypatch.setattr(superblock, "FORMAT_VERSION", superblock.FORMAT_VERSION + 1)
+    version = superblock.FORMAT_VERSION
+    monkeypatch.setattr(superblock, "FORMAT_VERSION", version + 1)
     assert decode_superblock(block, "here") == GEOMETRY
-    newer = encode_superblock(GEOMETRY)
+    resized = resize_geometry(GEOMETRY, 128 * MIB, "here")
+    assert (GEOMETRY.format_version, resized.format_version) == (version, version + 1)
+    newer = encode_superblock(resized)
     monkeypatch.undo()
-    with pytest.raises(StorageError, match="format version 2, and this release knows versions up to 1"):
+    with pytest.raises(StorageError, match=f"format version {version + 1}, and this release knows .* up to {version}"):
         decode_superblock(newer, "here")
 
 

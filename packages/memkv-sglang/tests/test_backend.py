@@ -422,12 +422,13 @@ def test_wrong_settings_fail_the_start_naming_the_key(make: Any, extra: Any, nam
 
 
 def test_sglangs_own_keys_are_left_alone(make: Any) -> None:
-    make(
+    storage = make(
         extra={
             "backend_name": "memkv", "module_path": "memkv_sglang.backend", "class_name": "MemKVHiCacheStorage",
             "prefetch_threshold": 256, "hicache_storage_pass_prefix_keys": True, "tp_lcm_size": 4, "allocator": "shm",
         }
     )  # fmt: skip
+    assert isinstance(storage, MemKVHiCacheStorage)
 
 
 def test_settings_of_the_extra_config_come_before_the_environment(make: Any, caplog: Any) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -404,7 +405,12 @@ def test_transports_of_other_versions(make_config: MakeConfig) -> None:
 
 
 def test_nothing_connects_before_the_first_call(make_config: MakeConfig) -> None:
-    Client(make_config("127.0.0.1:1")).close()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, port = listener.getsockname()
+        Client(make_config(f"{host}:{port}")).close()
+        listener.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_what_a_start_logs(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:

@@ -218,7 +218,12 @@ def test_a_tag_of_another_length(golden: Golden) -> None:
 def test_memoryviews_are_as_good_as_bytes(golden: Golden) -> None:
     frame = golden.frames[0][0]
     view = memoryview(bytearray(frame))
-    golden.receiver(0, 0).open(wire.decode_header(view), view[:-32], view[-32:])
+    receiver = golden.receiver(0, 0)
+    receiver.open(wire.decode_header(view), view[:-32], view[-32:])
+    assert receiver.state is State.OPEN
+    following = golden.frames[0][1]
+    receiver.open(wire.decode_header(following), following[:-32], following[-32:])
+    assert receiver.state is State.OPEN, "the first was counted"
 
 
 # -- handshake --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from memkv_server.drives.records import Record, Scan, footer_of, footer_records,
 from memkv_server.drives.registry import RegistryCheck, check_registry
 from memkv_server.drives.rescue import read_superblock, rescue_superblock
 from memkv_server.engine.segment import ENTRY_DTYPE, SEGMENT_DATA_AT, UNIT_SHIFT, RecordState, SegmentState
-from memkv_server.engine.superblock import FORMAT_VERSION, Geometry
+from memkv_server.engine.superblock import Geometry
 
 Progress = Callable[[int, int], None]
 """Takes the bytes that have been gone through, and those of all segments."""
@@ -82,7 +82,7 @@ class StoreCheck:
             "path": str(self.path),
             "clean": self.is_clean,
             "data_checked": self.with_data,
-            "format_version": FORMAT_VERSION if geometry is not None else None,
+            "format_version": geometry.format_version if geometry is not None else None,
             "uuid": geometry.uuid.hex() if geometry is not None else None,
             "segments": {
                 "total": geometry.segment_count if geometry is not None else None,

@@ -10,7 +10,7 @@ from memkv_core.errors import StorageError
 from memkv_server.drives.headers import read_slots
 from memkv_server.drives.image import StoreImage, holder_of, is_device, open_image
 from memkv_server.drives.rescue import read_superblock
-from memkv_server.engine.superblock import FORMAT_VERSION, Geometry
+from memkv_server.engine.superblock import Geometry
 
 _ALIGNMENT_FILE: Final = 64
 
@@ -52,6 +52,6 @@ def _describe(row: dict[str, Any], image: StoreImage, geometry: Geometry) -> Non
         capacity_bytes=geometry.store_bytes,
         used_bytes=used * geometry.segment_bytes,
         segments={"total": geometry.segment_count, "used": used, "damaged": damaged},
-        format_version=FORMAT_VERSION,
+        format_version=geometry.format_version,
         uuid=geometry.uuid.hex(),
     )

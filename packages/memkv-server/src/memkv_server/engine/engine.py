@@ -37,7 +37,6 @@ from memkv_server.engine.registry import NamespaceRegistry
 from memkv_server.engine.reservation import PutReservation, Writer
 from memkv_server.engine.segment import SEGMENT_DATA_AT
 from memkv_server.engine.store import share_bytes
-from memkv_server.engine.superblock import FORMAT_VERSION
 
 _LOG: Final = RateLimitedLog(logging.getLogger(__name__))
 _NO_RULES: Final = Rules()
@@ -350,7 +349,7 @@ class SegmentEngine:
                         "used": len(phases) - phases.count(Phase.FREE),
                         "quarantined": phases.count(Phase.QUARANTINED),
                     },
-                    "format_version": FORMAT_VERSION,
+                    "format_version": geometry.format_version,
                     "uuid": geometry.uuid.hex(),
                     **self._drive.details(),
                 }

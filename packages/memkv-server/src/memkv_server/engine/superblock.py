@@ -31,7 +31,9 @@ import xxhash
 from memkv_core.errors import StorageError
 from memkv_server.engine import limits
 
-FORMAT_VERSION: Final = 1
+# 1: the first. 2: the registry of namespaces has kinds of entries, and is written anew in turns into its two halves.
+# A store of an earlier version becomes one of this version when it is opened for writing.
+FORMAT_VERSION: Final = 2
 SUPERBLOCK_BYTES: Final = 4096
 SUPERBLOCK_MAGIC: Final = b"MEMKV\x00FS"
 _SUPERBLOCK: Final = struct.Struct("<8sIIQQQ16sQ")
@@ -49,6 +51,7 @@ class Geometry:
     alignment: int  # of records and payloads, in bytes
     uuid: bytes  # 16 bytes
     created_at: int  # unix seconds
+    format_version: int = FORMAT_VERSION
 
     @property
     def data_bytes(self) -> int:
@@ -91,7 +94,7 @@ def registry_share(capacity_bytes: int) -> int:
 
 
 def resize_geometry(geometry: Geometry, capacity_bytes: int, place: str) -> Geometry:
-    """The same store with as many segments as ``capacity_bytes`` holds."""
+    """The same store with as many segments as ``capacity_bytes`` holds, in the format of this release."""
     if capacity_bytes > limits.DRIVE_BYTES_MAX:
         raise StorageError(
             f"{place}: a capacity of {capacity_bytes} bytes is more than one lane addresses",
@@ -105,14 +108,14 @@ def resize_geometry(geometry: Geometry, capacity_bytes: int, place: str) -> Geom
             f"{place}: {capacity_bytes} bytes are too few for segments of {geometry.segment_bytes} bytes",
             remedy=f"give it at least {least} bytes, or smaller segments",
         )
-    return replace(geometry, segment_count=segment_count)
+    return replace(geometry, segment_count=segment_count, format_version=FORMAT_VERSION)
 
 
 def encode_superblock(geometry: Geometry) -> bytes:
     """The 4 KiB block."""
     fields = _SUPERBLOCK.pack(
         SUPERBLOCK_MAGIC,
-        FORMAT_VERSION,
+        geometry.format_version,
         geometry.alignment,
         geometry.segment_bytes,
         geometry.segment_count,
@@ -141,4 +144,4 @@ def decode_superblock(block: bytes, place: str) -> Geometry:
             f"{place} is damaged: its checksum does not match",
             remedy="restore the file from a backup, or empty the folder to begin with an empty store",
         )
-    return Geometry(segment_bytes, segment_count, registry_bytes, alignment, uuid, created_at)
+    return Geometry(segment_bytes, segment_count, registry_bytes, alignment, uuid, created_at, version)
