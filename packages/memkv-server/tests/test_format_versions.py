@@ -16,8 +16,7 @@ from memkv_core.errors import StorageError
 from memkv_core.testing.engine_tests import get, put
 from memkv_server.drives.check import StoreCheck, check_store
 from memkv_server.drives.image import open_image
-from memkv_server.engine import superblock
-from memkv_server.engine.engine import SegmentEngine, open_engine
+from memkv_server.engine import SegmentEngine, open_engine, superblock
 from memkv_server.engine.folder import load_superblock
 
 CAPACITY_BYTES = 6 * 65_536 + 65_536 + 4096

@@ -8,7 +8,6 @@ Which drive a key lives on is decided by the key (``placement.py``).
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import logging
 import time
@@ -22,56 +21,21 @@ from memkv_server.engine.account import Rules
 from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reading, Reservation, Status
 from memkv_server.engine.bay import Bay
 from memkv_server.engine.durability import Level, Ticket, Tickets
-from memkv_server.engine.engine import SegmentEngine, open_engine
+from memkv_server.engine.engine import SegmentEngine
 from memkv_server.engine.group_commit import Wake
 from memkv_server.engine.jobs import RUNNING, STOPPED, Job, Work
 from memkv_server.engine.lane_namespaces import LaneNamespaces
 from memkv_server.engine.limits import POOL_BYTES_DEFAULT, POOL_BYTES_MIN, WATCH_S
+from memkv_server.engine.opening import drive_capacity, drive_weights, open_engine
 from memkv_server.engine.placement import homes, slot_of
-from memkv_server.engine.reader import misses
 from memkv_server.engine.reservation import PutReservation
 from memkv_server.engine.segment import hash_key
-from memkv_server.engine.store import share_bytes
+from memkv_server.engine.set_batches import SetReading, SetReservation, pick, whole_batch
 from memkv_server.engine.usage import add_usage
 
 _LOG: Final = RateLimitedLog(logging.getLogger(__name__))
 _NO_RULES: Final = Rules()
 _Part = tuple[Bay, "list[int]"]  # a drive, and the positions in the batch of the keys that live there
-
-
-class SetReservation:
-    """Space on several drives; see ``Reservation``."""
-
-    __slots__ = ("extents", "parts", "statuses")
-
-    def __init__(self, count: int) -> None:
-        self.extents: list[memoryview | None] = [None] * count
-        self.statuses = bytearray([Status.READ_ONLY]) * count  # where no drive takes it
-        self.parts: list[tuple[SegmentEngine, Reservation, list[int]]] = []
-
-
-class _SetReading:
-    """Reads on several drives as one."""
-
-    __slots__ = ("_count", "_parts")
-
-    def __init__(self, count: int, parts: Sequence[tuple[SegmentEngine, Reading, list[int]]]) -> None:
-        self._count = count
-        self._parts = parts
-
-    @property
-    def settled(self) -> bool:
-        """See ``Reading``."""
-        return all(reading.settled for _, reading, _ in self._parts)
-
-    def finish(self) -> ReadBatch:
-        """See ``Reading``."""
-        return _whole(self._count, [(engine, reading.finish(), places) for engine, reading, places in self._parts])
-
-    def abandon(self) -> None:
-        """See ``Reading``."""
-        for _, reading, _ in self._parts:
-            reading.abandon()
 
 
 class DriveSet:
@@ -129,8 +93,8 @@ class DriveSet:
         places = drives or [{"path": None, "capacity_bytes": capacity_bytes}]
         wake = Wake()
         pool_bytes = memory_bytes or max(POOL_BYTES_MIN, POOL_BYTES_DEFAULT // len(places))
-        capacities = [_capacity(place) for place in places]
-        weights = _weights([place["path"] for place in places], capacities)
+        capacities = [drive_capacity(place) for place in places]
+        weights = drive_weights([place["path"] for place in places], capacities)
 
         def bay(path: str | None, capacity: int | Share, weight: int) -> Bay:
             def open_drive(uuid: bytes | None) -> SegmentEngine:
@@ -191,11 +155,11 @@ class DriveSet:
                 part = _reserve(
                     bay.engine,
                     namespace,
-                    _pick(keys, places),
-                    _pick(lengths, places),
-                    _pick(digests, places),
+                    pick(keys, places),
+                    pick(lengths, places),
+                    pick(digests, places),
                     digest_kind,
-                    _pick(metas, places) if metas is not None else None,
+                    pick(metas, places) if metas is not None else None,
                 )
                 if part is None:
                     continue
@@ -258,10 +222,10 @@ class DriveSet:
     # -- reads -------------------------------------------------------------------------------------------------------
     def read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> ReadBatch:
         """See ``Engine``."""
-        return _whole(
+        return whole_batch(
             len(keys),
             [
-                (bay.engine, bay.engine.read(namespace, _pick(keys, places), _pick(capacities, places)), places)
+                (bay.engine, bay.engine.read(namespace, pick(keys, places), pick(capacities, places)), places)
                 for bay, places in self._split(namespace, keys)
                 if bay.engine is not None
             ],
@@ -269,10 +233,10 @@ class DriveSet:
 
     def begin_read(self, namespace: Namespace, keys: Sequence[bytes], capacities: Sequence[int]) -> Reading:
         """See ``Engine``: it settles when it has on every drive."""
-        return _SetReading(
+        return SetReading(
             len(keys),
             [
-                (bay.engine, bay.engine.begin_read(namespace, _pick(keys, places), _pick(capacities, places)), places)
+                (bay.engine, bay.engine.begin_read(namespace, pick(keys, places), pick(capacities, places)), places)
                 for bay, places in self._split(namespace, keys)
                 if bay.engine is not None
             ],
@@ -292,7 +256,7 @@ class DriveSet:
         """See ``Engine``."""
         run = len(keys)
         for bay, places in self._split(namespace, keys):
-            found = bay.engine.lookup(namespace, _pick(keys, places)) if bay.engine is not None else 0
+            found = bay.engine.lookup(namespace, pick(keys, places)) if bay.engine is not None else 0
             if found < len(places):
                 run = min(run, places[found])
         return run
@@ -418,7 +382,7 @@ class DriveSet:
         for bay, places in self._split(namespace, keys):
             if bay.engine is None:
                 continue
-            found = call(bay.engine, namespace, _pick(keys, places))
+            found = call(bay.engine, namespace, pick(keys, places))
             if len(places) == len(keys):
                 return found
             for place, status in zip(places, found, strict=True):
@@ -450,48 +414,6 @@ class DriveSet:
 
 def _no_bell() -> None:
     """Nobody sleeps who would have to be woken."""
-
-
-def _whole(count: int, parts: Sequence[tuple[SegmentEngine, ReadBatch, list[int]]]) -> ReadBatch:
-    """The batches of the drives as one, in the order of the keys."""
-    if len(parts) == 1 and len(parts[0][2]) == count:
-        engine, whole, _ = parts[0]
-        whole.pins = [(engine, ReadBatch(bytearray(), [], [], bytearray(), [], [], whole.pins))]
-        return whole
-    whole = misses(count)
-    for engine, part, places in parts:
-        for at, place in enumerate(places):
-            whole.statuses[place] = part.statuses[at]
-            whole.lengths[place] = part.lengths[at]
-            whole.digests[place] = part.digests[at]
-            whole.digest_kinds[place] = part.digest_kinds[at]
-            whole.metas[place] = part.metas[at]
-            whole.views[place] = part.views[at]
-        whole.pins.append((engine, part))
-    return whole
-
-
-def _pick(values: Sequence[Any], places: list[int]) -> Sequence[Any]:
-    """``values`` at these positions; the batch itself where that is all of it."""
-    return values if len(places) == len(values) else [values[place] for place in places]
-
-
-def _capacity(place: Mapping[str, Any]) -> int | Share:
-    percent = place.get("capacity_percent")
-    return Share(percent) if percent is not None else int(place["capacity_bytes"])
-
-
-def _weights(paths: Sequence[str | None], capacities: Sequence[int | Share]) -> list[int]:
-    """Each drive's capacity in bytes; of a share of what is away, the mean of the others."""
-    known: dict[int, int] = {}
-    for position, (path, capacity) in enumerate(zip(paths, capacities, strict=True)):
-        if isinstance(capacity, int):
-            known[position] = capacity
-        elif path is not None:
-            with contextlib.suppress(StorageError):  # said when it is opened
-                known[position] = share_bytes(path, capacity)
-    mean = sum(known.values()) // len(known) if known else 1
-    return [known.get(position, mean) for position in range(len(paths))]
 
 
 def _reserve(engine: SegmentEngine, *arguments: Any) -> PutReservation | None:

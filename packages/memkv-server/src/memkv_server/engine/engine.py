@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import heapq
 import logging
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,29 +13,26 @@ from typing import Any, Final
 
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
-from memkv_server.capacity import Share
 from memkv_server.engine.account import Account, Rules
 from memkv_server.engine.age import AgeClock
 from memkv_server.engine.base import Barrier, Namespace, ReadBatch, Reading, Reservation
 from memkv_server.engine.cleaner import Cleaner
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.direct import DirectDrive
-from memkv_server.engine.drive import Drive, FileDrive, MemoryDrive
+from memkv_server.engine.drive import Drive
 from memkv_server.engine.durability import SETTLED, Durability, Immediate, Level, Ticket
 from memkv_server.engine.evict import SecondChance
 from memkv_server.engine.group_commit import Committer, CommitThread, GroupCommit, Wake
 from memkv_server.engine.health import DriveHealth
 from memkv_server.engine.index import Index
-from memkv_server.engine.limits import EXPIRE_SLICE_RECORDS, HOUSEKEEPING_S, POOL_BYTES_DEFAULT
+from memkv_server.engine.limits import EXPIRE_SLICE_RECORDS, HOUSEKEEPING_S
 from memkv_server.engine.namespaces import next_epoch
-from memkv_server.engine.pool import Phase, SegmentPool
+from memkv_server.engine.pool import SegmentPool
 from memkv_server.engine.reader import Reader
 from memkv_server.engine.reads import Finished, Reads
 from memkv_server.engine.recovery import give_back_memory, recover
 from memkv_server.engine.registry import NamespaceRegistry
+from memkv_server.engine.report import engine_usage
 from memkv_server.engine.reservation import PutReservation, Writer
-from memkv_server.engine.segment import SEGMENT_DATA_AT
-from memkv_server.engine.store import share_bytes
 
 _LOG: Final = RateLimitedLog(logging.getLogger(__name__))
 _NO_RULES: Final = Rules()
@@ -300,60 +296,9 @@ class SegmentEngine:
 
     def usage(self) -> Mapping[str, Any]:
         """See ``Engine``."""
-        pool, index, counters, geometry = self._pool, self._index, self._counters, self._drive.geometry
-        health = self._drive.health
-        phases = [segment.phase for segment in pool.segments]
-        used = sum(
-            segment.tail - SEGMENT_DATA_AT
-            for segment in pool.segments
-            if segment.phase in (Phase.OPEN, Phase.CLOSED, Phase.SEALED, Phase.CONDEMNED)
-        )
         return {
-            "capacity_bytes": geometry.data_bytes,
-            "used_bytes": used,
-            "live_bytes": sum(account.bytes for account in index.usage.values()),
-            "records": sum(account.records for account in index.usage.values()),
-            "segments": {
-                "total": len(phases),
-                "free": phases.count(Phase.FREE),
-                "sealed": phases.count(Phase.SEALED),
-                "quarantined": phases.count(Phase.QUARANTINED),
-                "bytes": geometry.segment_bytes,
-            },
-            "user_bytes": counters.user_bytes,
-            "evicted_segments": counters.evicted_segments,
-            "evicted_records": counters.evicted_records,
-            "evicted_bytes": counters.evicted_bytes,
-            "reinserted_records": counters.reinserted_records,
-            "reinserted_bytes": counters.reinserted_bytes,
-            "corrupt_records": counters.corrupt_records,
-            "unreadable_records": counters.unreadable_records,
-            "crowded_out_records": counters.crowded_out_records,
-            "recovery_seconds": counters.recovery_seconds,
+            **engine_usage(self._drive, self._pool, self._index, self._counters, self.level),
             **self._durability.usage(),
-            "index_bytes": index.memory_bytes,
-            "drives": [
-                {
-                    "path": self._drive.path,
-                    "mode": self._drive.mode,
-                    "state": health.state.value,
-                    "failure": health.failure,
-                    "durability": self.level.value,
-                    "read_errors": health.read_errors,
-                    "write_errors": health.write_errors,
-                    "capacity_bytes": geometry.store_bytes,
-                    "used_bytes": used,
-                    "records": len(index),
-                    "segments": {
-                        "total": len(phases),
-                        "used": len(phases) - phases.count(Phase.FREE),
-                        "quarantined": phases.count(Phase.QUARANTINED),
-                    },
-                    "format_version": geometry.format_version,
-                    "uuid": geometry.uuid.hex(),
-                    **self._drive.details(),
-                }
-            ],
             "namespaces": [self.namespace_usage(namespace.name) for namespace in self._namespaces],
         }
 
@@ -400,45 +345,3 @@ class SegmentEngine:
         self._drive.close()
         if self._wake is not None:
             self._wake.close()
-
-
-def open_engine(
-    mode: str,
-    path: str | os.PathLike[str] | None = None,
-    capacity_bytes: int | Share = 0,
-    segment_bytes: int | None = None,
-    uuid: bytes | None = None,
-    *,
-    level: Level = Level.RELAXED,
-    notify: Callable[[], None] | None = None,
-    memory_bytes: int = POOL_BYTES_DEFAULT,
-    rules: Rules = _NO_RULES,
-) -> SegmentEngine:
-    """An engine on a folder (``mode="file"``), on one or a block device (``"direct"``), or in memory.
-
-    ``capacity_bytes`` may be a ``Share`` of the device or of what is free around the folder. ``memory_bytes`` bounds
-    the RAM pool of mode direct, ``rules`` the namespaces. With a ``uuid`` only the store that has it is opened, and
-    none is made. For ``level`` and ``notify`` see ``SegmentEngine``. Raises StorageError naming folder or device, and
-    the remedy.
-    """
-    if mode == "memory":
-        if level is Level.STRICT:
-            raise StorageError(
-                "memory does not outlive a loss of power", remedy="use mode file or direct for durability strict"
-            )
-        if isinstance(capacity_bytes, Share):
-            raise StorageError("mode memory has no drive to take a share of", remedy="give the capacity in bytes")
-        return SegmentEngine.open(MemoryDrive.open(capacity_bytes, segment_bytes), rules=rules)
-    if mode not in ("file", "direct"):
-        raise StorageError(f"storage mode {mode!r} is unknown", remedy="use file, direct or memory")
-    if path is None:
-        what = "a folder" if mode == "file" else "a folder or a block device"
-        raise StorageError(f"mode {mode} needs {what}", remedy="name it with the path of the drive")
-    if isinstance(capacity_bytes, Share):
-        capacity_bytes = share_bytes(path, capacity_bytes)
-    drive: Drive
-    if mode == "file":
-        drive = FileDrive.open(path, capacity_bytes, segment_bytes, uuid)
-    else:
-        drive = DirectDrive.open(path, capacity_bytes, segment_bytes, uuid, memory_bytes=memory_bytes)
-    return SegmentEngine.open(drive, level, notify, rules)
