@@ -13,7 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from memkv_core import auth, digests, handshake, router, wire
+import numpy as np
+
+from memkv_core import auth, digests, handshake, places, router, wire
 from memkv_core.session import Session
 from memkv_core.wire import Flag, Opcode, Status
 
@@ -197,11 +199,37 @@ def digest_vectors() -> dict[str, Any]:
     return {"value": "byte i of a value of n bytes is (7 * i + n) % 251", "digests": rows}
 
 
+def place_vectors() -> dict[str, Any]:
+    """places.json."""
+    counts, rows = [1, 0, 2], [(7, 0, 64), (7, 4096, 4000), (2**32 - 1, 2**40, 96)]
+    placed = places.encode_places(places.Places(np.array(counts, np.uint16), np.array(rows, places.PART)))
+    regions = [
+        places.RegionRequest(7, 3, places.RegionKind.RDMA, 1 << 30, address=0x7F00_0000_1000, rkey=0x1234_5678),
+        places.RegionRequest(8, 1, places.RegionKind.SHM, 1 << 20, nonce=bytes(range(32))),
+        places.RegionRequest(7, 0, places.RegionKind.RDMA, 0),
+    ]
+    gid = bytes(10) + b"\xff\xff" + bytes([10, 0, 0, 1])
+    endpoint = places.Endpoint(0x11, 0xABCDEF, gid, 0, 5, 1, depth=64, reads=16, device=0)
+    return {
+        "sizes": [64, 0, 4096],
+        "counts": counts,
+        "parts": rows,
+        "places": placed.hex(),
+        "regions": [
+            {**request._asdict(), "kind": int(request.kind), "nonce": request.nonce.hex(), "metadata": encoded.hex()}
+            for request in regions
+            for encoded in [places.encode_region(request)]
+        ],
+        "endpoint": {**endpoint._asdict(), "gid": gid.hex(), "metadata": places.encode_endpoint(endpoint).hex()},
+    }
+
+
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "handshake.json": handshake_vectors,
     "frames.json": frame_vectors,
     "placement.json": placement_vectors,
     "digests.json": digest_vectors,
+    "places.json": place_vectors,
 }
 
 

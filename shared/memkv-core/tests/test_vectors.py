@@ -40,7 +40,7 @@ def hkdf(key: bytes, salt: bytes, info: bytes) -> bytes:
 
 def test_corpus_is_there() -> None:
     names = {path.name for path in (PROTOCOL / "vectors").glob("*.json")}
-    assert names == {"handshake.json", "frames.json", "placement.json", "digests.json"}
+    assert names == {"handshake.json", "frames.json", "placement.json", "digests.json", "places.json"}
     assert (PROTOCOL / "vectors" / "PROVENANCE.md").stat().st_size > 0
     frames = json.loads((PROTOCOL / "vectors" / "frames.json").read_text())["frames"]
     assert sum(frame["direction"] == 0 for frame in frames) >= 11
@@ -192,3 +192,23 @@ def test_digests(vectors: Load) -> None:
         high_and_low = xxhash.xxh3_128(value).intdigest()
         assert row["xxh3"] == high_and_low.to_bytes(16, "big").hex()
         assert row["sha256"] == hashlib.sha256(value).hexdigest()[:32]
+
+
+def test_places(vectors: Load) -> None:
+    """Laid out by hand from the text of ``wire.md``."""
+    vector = vectors("places.json")
+    counts = struct.pack("<3H", *vector["counts"])
+    parts = b"".join(struct.pack("<IQI", *row) for row in vector["parts"])
+    assert vector["places"] == (counts + parts).hex()
+    assert vector["sizes"] == [64, 0, 4000 + 96]
+    assert len(vector["regions"]) == 3
+    for region in vector["regions"]:
+        fields = [region[name] for name in ("region", "access", "kind")]
+        laid_out = struct.pack("<IBBH", *fields, 0) + struct.pack("<QQ", region["size_bytes"], region["address"])
+        laid_out += struct.pack("<II", region["rkey"], 0) + bytes.fromhex(region["nonce"])
+        assert region["metadata"] == laid_out.hex()
+    endpoint = vector["endpoint"]
+    laid_out = struct.pack("<II", endpoint["qpn"], endpoint["psn"]) + bytes.fromhex(endpoint["gid"])
+    laid_out += struct.pack("<HBBH", *(endpoint[name] for name in ("lid", "mtu", "port", "depth")))
+    laid_out += bytes([endpoint["reads"], endpoint["device"]])
+    assert endpoint["metadata"] == laid_out.hex()

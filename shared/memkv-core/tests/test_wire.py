@@ -29,7 +29,7 @@ def header(count: int, *, payload_bytes: int = 0, flags: int = 0) -> Header:
 HEADERS = st.builds(
     Header,
     opcode=st.integers(0, 255),
-    flags=st.integers(0, 7),
+    flags=st.integers(0, 15),
     kind=st.integers(0, 255),
     request_id=st.integers(0, 2**32 - 1),
     key_count=st.integers(0, limits.FRAME_KEYS_MAX),
@@ -52,7 +52,7 @@ def test_header_round_trip(decoded: Header) -> None:
         ("key_count", limits.FRAME_KEYS_MAX),
         ("metadata_bytes", limits.FRAME_METADATA_BYTES_MAX),
         ("payload_bytes", limits.FRAME_PAYLOAD_BYTES_MAX),
-        ("flags", 7),
+        ("flags", 15),
     ],
 )
 def test_header_bounds(field: str, most: int) -> None:
@@ -206,7 +206,7 @@ SAID = st.builds(
     header,
     st.integers(0, 8) | st.sampled_from([limits.FRAME_KEYS_MAX, 1000]),
     payload_bytes=st.integers(0, 3) | st.just(limits.FRAME_PAYLOAD_BYTES_MAX),
-    flags=st.integers(0, 7),
+    flags=st.integers(0, 15),
 )
 
 

@@ -26,6 +26,13 @@ FRAME_PAYLOAD_BYTES_TARGET: Final = (
     16 * MIB
 )  # where the client cuts a batch: deep enough to stream, shallow enough to overlap digests
 
+# Payload that the server moves itself (flag PLACED), and the regions of a session that it moves from and to.
+PLACED_PARTS_MAX: Final = 65_536  # in one frame: 1 MiB of metadata
+REGIONS_MAX: Final = 1024  # in one session
+REGION_BYTES_MAX: Final = 1 << 46  # 64 TiB; an address and an offset never add up to more than 64 bits
+ADDRESS_MAX: Final = (1 << 57) - 1  # of user space with five levels of page tables
+RDMA_DEPTH_MAX: Final = 4096  # GETs of one endpoint that may be under way
+
 # Handshake.
 HELLO_BYTES_MAX: Final = 20 * KIB
 IDENTITY_BYTES_MAX: Final = 16 * KIB

@@ -34,6 +34,7 @@ from typing import Final, NamedTuple
 
 from memkv_core import limits
 from memkv_core.errors import RemoteProtocolError
+from memkv_core.places import Places, decode_places
 
 MAGIC: Final = b"MKV1"
 PROTOCOL_MIN: Final = 1
@@ -68,6 +69,7 @@ class Flag:
     RESPONSE: Final = 0x01
     ERROR: Final = 0x02
     META: Final = 0x04  # PUT: metadata beside the values follows; GET: it is asked for, and follows in the response
+    PLACED: Final = 0x08  # PUT, GET: no payload follows; the server moves it from or to the client's regions
 
 
 class DigestKind(IntEnum):
@@ -102,6 +104,7 @@ class ErrorCode(IntEnum):
     DRAINING = 8
     INTERNAL = 9
     STORAGE = 10
+    MOVE_FAILED = 11
 
 
 class Header(NamedTuple):
@@ -132,7 +135,7 @@ def decode_header(data: bytes | bytearray | memoryview) -> Header:
     )
     if magic != MAGIC:
         raise RemoteProtocolError(f"not a MemKV frame (starts with {bytes(magic)!r})")
-    if zero1 or zero2 or flags > 7:
+    if zero1 or zero2 or flags > 15:
         raise RemoteProtocolError("reserved header bits are set")
     if count > limits.FRAME_KEYS_MAX:
         raise RemoteProtocolError(f"{count} keys in a frame, {limits.FRAME_KEYS_MAX} at most")
@@ -148,6 +151,7 @@ def decode_header(data: bytes | bytearray | memoryview) -> Header:
 # keys:            fixed_bytes u16 │ [lengths u16 × count, when fixed_bytes is 0] │ the keys one after the other
 # PUT request:     keys │ lengths u32 × count │ digests 16 × count │ [meta, with Flag.META]
 # GET request:     keys │ capacities u32 × count
+#                  both with Flag.PLACED: │ places (see ``places``)
 # GET response:    statuses u8 × count │ kinds u8 × count │ lengths u32 × count │ digests 16 × count │ [meta]
 # EXISTS, LOOKUP, DELETE, VERIFY request:  keys
 # PUT, EXISTS, DELETE, VERIFY response:    statuses u8 × count
@@ -276,6 +280,9 @@ class _Reader:
             raise RemoteProtocolError(f"{max(lengths)} bytes beside a value, {limits.META_BYTES_MAX} at most")
         return self.slices(lengths)
 
+    def rest(self) -> memoryview:
+        return memoryview(self._data)[self._at :]
+
     def end(self) -> None:
         if self._at != len(self._data):
             raise RemoteProtocolError(f"{len(self._data) - self._at} bytes after the metadata's end")
@@ -292,13 +299,27 @@ def decode_keys(metadata: bytes, count: int) -> list[bytes]:
 def decode_put(metadata: bytes, header: Header) -> PutRequest:
     """The metadata of a PUT; the lengths add up to the frame's payload."""
     reader = _Reader(metadata)
+    request = _put_request(reader, header)
+    reader.end()
+    if sum(request.lengths) != header.payload_bytes:
+        raise RemoteProtocolError(f"values of {sum(request.lengths)} bytes in a payload of {header.payload_bytes}")
+    return request
+
+
+def decode_placed_put(metadata: bytes, header: Header) -> tuple[PutRequest, Places]:
+    """The metadata of a PUT with PLACED: where each value is, exactly as many bytes as it is long."""
+    reader = _Reader(metadata)
+    request = _put_request(reader, header)
+    if sum(request.lengths) > limits.FRAME_PAYLOAD_BYTES_MAX:
+        raise RemoteProtocolError(f"values of {sum(request.lengths)} bytes in a frame")
+    return request, decode_places(reader.rest(), request.lengths)
+
+
+def _put_request(reader: _Reader, header: Header) -> PutRequest:
     keys = reader.keys(header.key_count)
     lengths = reader.integers("I", header.key_count)
     digests = reader.even_slices(DIGEST_BYTES, header.key_count)
     metas = reader.metas(header.key_count) if header.flags & Flag.META else None
-    reader.end()
-    if sum(lengths) != header.payload_bytes:
-        raise RemoteProtocolError(f"values of {sum(lengths)} bytes in a payload of {header.payload_bytes}")
     return PutRequest(keys, lengths, digests, metas)
 
 
@@ -311,8 +332,17 @@ def decode_get(metadata: bytes, count: int) -> tuple[list[bytes], tuple[int, ...
     return keys, capacities
 
 
+def decode_placed_get(metadata: bytes, count: int) -> tuple[list[bytes], tuple[int, ...], Places]:
+    """(keys, capacities, places) of a GET with PLACED: room for each value, exactly as much as its capacity."""
+    reader = _Reader(metadata)
+    keys = reader.keys(count)
+    capacities = reader.integers("I", count)
+    return keys, capacities, decode_places(reader.rest(), capacities)
+
+
 def decode_get_response(metadata: bytes, header: Header) -> GetResponse:
-    """The metadata of a GET's response; the lengths of the hits add up to the frame's payload."""
+    """The metadata of a GET's response; the lengths of the hits add up to the frame's payload, which a response with
+    PLACED does not have."""
     reader = _Reader(metadata)
     count = header.key_count
     statuses = reader.take(count)
@@ -322,7 +352,7 @@ def decode_get_response(metadata: bytes, header: Header) -> GetResponse:
     metas = reader.metas(count) if header.flags & Flag.META else None
     reader.end()
     hit_bytes = sum(length for status, length in zip(statuses, lengths) if status == Status.HIT)
-    if hit_bytes != header.payload_bytes:
+    if header.payload_bytes != (0 if header.flags & Flag.PLACED else hit_bytes):
         raise RemoteProtocolError(f"hits of {hit_bytes} bytes in a payload of {header.payload_bytes}")
     return GetResponse(statuses, kinds, lengths, digests, metas)
 
