@@ -18,6 +18,7 @@ import json
 import logging
 import select
 import socket
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -75,10 +76,13 @@ class LaneContext:
 class _Output:
     cursor: Cursor
     read: ReadBatch | None
+    response: Response | None = None  # to be told when it is sent
 
 
 class Connection:
     """Used by the lane's thread only. ``mask`` is what to poll for; ``closed`` ends it."""
+
+    transport = "tcp"  # what its frames are counted under
 
     def __init__(self, sock: socket.socket, prefix: bytes, context: LaneContext, now_s: float) -> None:
         self.sock = sock
@@ -95,6 +99,7 @@ class Connection:
         self._header: Header | None = None
         self._payload: Cursor | None = None
         self._reservation: Reservation | None = None
+        self._put_begun_s = 0.0
         self._outputs: list[_Output] = []
         self._pending: deque[tuple[int, int, Response]] = deque()  # opcode, request id, answer: what waits
         self._closing = False  # once the outputs are sent
@@ -118,6 +123,20 @@ class Connection:
     @property
     def idle(self) -> bool:
         return self.phase is Phase.FRAMES and not self._outputs and not self._pending and not self._have
+
+    @property
+    def pending_count(self) -> int:
+        """Answers that wait for the drive."""
+        return len(self._pending)
+
+    @property
+    def activity(self) -> str:
+        """What it is doing, in one word: a value of the metrics."""
+        if self._outputs:
+            return "sending"
+        if self._payload is not None:
+            return "receiving"
+        return "waiting" if self._pending else "idle"
 
     @property
     def _crowded(self) -> bool:
@@ -317,11 +336,11 @@ class Connection:
         if header.flags & Flag.RESPONSE:
             raise RemoteProtocolError("a response from a client")
         if header.opcode != Opcode.PUT:
-            self._respond(
-                header.opcode, header.request_id, self._context.handler.handle(self.namespace, header, metadata)
-            )
+            response = self._context.handler.handle(self.namespace, header, metadata, self.transport)
+            self._respond(header.opcode, header.request_id, response)
             return
-        self._reservation, lengths = self._context.handler.begin_put(self.namespace, header, metadata)
+        self._put_begun_s = time.perf_counter()
+        self._reservation, lengths = self._context.handler.begin_put(self.namespace, header, metadata, self.transport)
         extents = self._reservation.extents if self._reservation is not None else [None] * len(lengths)
         views: list[memoryview] = []
         for extent, length in zip(extents, lengths):
@@ -373,7 +392,8 @@ class Connection:
         self._payload = None
         self.phase = Phase.FRAMES
         assert header is not None
-        self._respond(header.opcode, header.request_id, self._context.handler.end_put(reservation, header))
+        response = self._context.handler.end_put(reservation, header, self._put_begun_s, self.transport)
+        self._respond(header.opcode, header.request_id, response)
 
     # -- out ----------------------------------------------------------------------------------------------------------
     def _respond(self, opcode: int, request_id: int, response: Response) -> None:
@@ -399,11 +419,12 @@ class Connection:
             except BlockingIOError:
                 sent = 0
             if sent == len(sealed) and not self._closing:
+                response.sent()
                 return
-        self._queue([memoryview(sealed)[sent:], *response.views], response.read)
+        self._queue([memoryview(sealed)[sent:], *response.views], response.read, response)
 
-    def _queue(self, views: list[memoryview], read: ReadBatch | None) -> None:
-        self._outputs.append(_Output(Cursor(views), read))
+    def _queue(self, views: list[memoryview], read: ReadBatch | None, response: Response | None = None) -> None:
+        self._outputs.append(_Output(Cursor(views), read, response))
         self._send()
 
     def _send(self) -> None:
@@ -420,5 +441,7 @@ class Connection:
             del self._outputs[0]
             if output.read is not None:
                 self._context.engine.release(output.read)
+            if output.response is not None:
+                output.response.sent()
         if not self._outputs and self._closing:
             self.close()

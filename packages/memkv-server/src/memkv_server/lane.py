@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import time
+from collections import Counter
 from typing import Any, Final
 
 from memkv_core.auth import Keyring
@@ -177,16 +178,15 @@ class Lane:
 
     def status(self) -> dict[str, Any]:
         """What the supervisor shows: counters, sessions, the engine's usage."""
-        sessions = sum(connection.namespace is not None for connection in self._connections.values())
-        ops = {
-            name: {field: getattr(counters, field) for field in counters.__slots__}
-            for name, counters in self._context.handler.counters.items()
-        }
+        connections = self._connections.values()
         return {
             "op": "status",
-            "connections": len(self._connections),
-            "sessions": sessions,
-            "ops": ops,
+            "connections": len(connections),
+            "sessions": sum(connection.namespace is not None for connection in connections),
+            "by_transport": dict(Counter(connection.transport for connection in connections)),
+            "activity": dict(Counter(connection.activity for connection in connections)),
+            "pending_answers": sum(connection.pending_count for connection in self._context.waiting),
+            "transports": self._context.handler.counts(),
             "errors": dict(self._context.errors),
             "engine": self._usage(),
         }

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from memkv_server import __version__
-from memkv_server.engine.usage import join_namespaces
+from memkv_server.engine.usage import add_usage, join_namespaces
 
 if TYPE_CHECKING:
     from memkv_server.lane_process import LaneProcess
@@ -118,6 +118,7 @@ def drives_of(lane: LaneProcess, node: Supervisor) -> list[dict[str, Any]]:
 
 def _lane(lane: LaneProcess, node: Supervisor) -> dict[str, Any]:
     said = lane.status if lane.serving else {}
+    transports = said.get("transports", {})
     return {
         "index": lane.index,
         "state": "stalled" if lane.stalled else lane.state.value,
@@ -126,13 +127,26 @@ def _lane(lane: LaneProcess, node: Supervisor) -> dict[str, Any]:
         "error": lane.error,
         "connections": int(said.get("connections", 0)),
         "sessions": int(said.get("sessions", 0)),
-        "ops": said.get("ops", {}),
+        "ops": _operations(transports),
+        "transports": transports,
+        "by_transport": said.get("by_transport", {}),
+        "activity": said.get("activity", {}),
+        "pending_answers": int(said.get("pending_answers", 0)),
         "errors": said.get("errors", {}),
         "storage": {
             key: value for key, value in _engine(lane).items() if key not in ("namespaces", "namespace_count", "drives")
         },
         "drives": drives_of(lane, node),
     }
+
+
+def _operations(transports: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """What was counted by operation, over all transports."""
+    summed: dict[str, dict[str, Any]] = {}
+    for operations in transports.values():
+        for name, counters in operations.items():
+            add_usage(summed.setdefault(name, {}), counters)
+    return summed
 
 
 def _engine(lane: LaneProcess) -> Mapping[str, Any]:

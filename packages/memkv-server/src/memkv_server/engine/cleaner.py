@@ -197,7 +197,7 @@ class Cleaner:
             self._evict_by_place(victim)
         yield from self._reinsert(victim, candidates, heats)
         self._index.clear_slot(victim.slot)
-        self._counters.evicted_segments += 1
+        self._counters.evicted(time.time() - victim.opened_at_s)
         self._pool.give_up(victim)
 
     def _reinsert(self, victim: Segment, candidates: list[tuple[bytes, int, int]], heats: list[int]) -> Iterator[None]:

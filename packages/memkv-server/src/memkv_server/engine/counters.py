@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from memkv_core.metrics.histogram import BUCKETS
 
 
 @dataclass(slots=True)
@@ -20,3 +22,12 @@ class Counters:
     unreadable_records: int = 0
     crowded_out_records: int = 0  # misses, since the memory of the drive was in use
     recovery_seconds: float = 0.0
+    # Of each evicted segment, since it was begun: seconds, over powers of two.
+    eviction_age_seconds: float = 0.0
+    eviction_ages: list[int] = field(default_factory=lambda: [0] * BUCKETS)
+
+    def evicted(self, age_s: float) -> None:
+        """A segment was given up, so many seconds after it was begun."""
+        self.evicted_segments += 1
+        self.eviction_age_seconds += max(0.0, age_s)
+        self.eviction_ages[int(max(0.0, age_s)).bit_length()] += 1

@@ -83,6 +83,7 @@ class Segment:
         "entry_count",
         "freed",
         "memory",
+        "opened_at_s",
         "origin",
         "phase",
         "pins",
@@ -102,6 +103,7 @@ class Segment:
         self.end = drive.geometry.segment_bytes
         self.phase = Phase.FREE
         self.sequence = 0
+        self.opened_at_s = 0  # unix time, for people: nothing is decided by it
         self.seed = 0
         self.tail = SEGMENT_DATA_AT
         self.prepared = 0  # up to here it has been made ready to be written
@@ -228,13 +230,15 @@ class SegmentPool:
         segment = self.free.popleft()
         self.sequence += 1
         oldest = self._oldest_sequence()
-        header = encode_segment_header(self.sequence, oldest, int(time.time()), self.drive.geometry.uuid)
+        now_s = int(time.time())
+        header = encode_segment_header(self.sequence, oldest, now_s, self.drive.geometry.uuid)
         at = segment.origin
         segment.memory[at : at + SEGMENT_HEADER.size] = header
         segment.memory[at + SEGMENT_STATE_AT] = SegmentState.OPEN
         self.changed(segment, 0, SEGMENT_HEADER.size)
         segment.phase = Phase.OPEN
         segment.sequence = self.sequence
+        segment.opened_at_s = now_s
         segment.seed = segment_seed(self.drive.geometry.uuid, self.sequence)
         segment.tail = SEGMENT_DATA_AT
         segment.entry_count = 0

@@ -226,6 +226,7 @@ def _read_headers(pool: SegmentPool) -> list[tuple[Segment, SegmentHeader]]:
             pool.free.append(segment)
         else:
             segment.sequence = header.sequence
+            segment.opened_at_s = header.opened_at
             segment.seed = segment_seed(uuid, header.sequence)
             by_sequence[header.sequence] = segment, header
     return [by_sequence[sequence] for sequence in sorted(by_sequence)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from memkv_core.metrics.histogram import sparse
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.drive import Drive
 from memkv_server.engine.durability import Level
@@ -44,6 +45,7 @@ def engine_usage(drive: Drive, pool: SegmentPool, index: Index, counters: Counte
         "corrupt_records": counters.corrupt_records,
         "unreadable_records": counters.unreadable_records,
         "crowded_out_records": counters.crowded_out_records,
+        "eviction_age": {"sum": counters.eviction_age_seconds, "buckets": sparse(counters.eviction_ages)},
         "recovery_seconds": counters.recovery_seconds,
         "index_bytes": index.memory_bytes,
         "drives": [
