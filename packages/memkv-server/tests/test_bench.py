@@ -3,7 +3,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 from memkv_core.errors import ConfigError
 from memkv_server.bench.plan import Outcome, Plan, Sample, median_ratio, quantile
 from memkv_server.bench.raw import RawLoopback
+from memkv_server.bench.run import _Sum
+from memkv_server.bench.worker import Worker
 
 Cli = Callable[..., Any]
 SHORT = ("--rounds", "2", "--slices", "2", "--block-size", "64KiB", "--batch", "8", "--batches", "2")
@@ -64,21 +68,56 @@ def test_every_operation_of_a_node_is_measured_and_verified(cli: Cli, start_node
     done = cli("bench", "--json", "--clients", "2", *SHORT, env=client_env(node))
     assert done.returncode == 0, done.stderr
     operations = json.loads(done.stdout)["operations"]
-    assert list(operations) == ["put", "get", "exists", "lookup"]
-    assert [row["calls"] for row in operations.values()] == [8] * 4  # 2 rounds, 2 slices, 2 clients
+    assert list(operations) == ["put", "get", "exists", "lookup", "mixed"]
+    assert [row["calls"] for row in operations.values()] == [8] * 5  # 2 rounds, 2 slices, 2 clients
     assert operations["get"]["bytes"] == 8 * 8 * 65536
     assert operations["get"]["verified_bytes"] == 4 * 8 * 65536  # the last batch of each client and slice
     assert operations["lookup"]["keys"] == 8 * 2000
-    assert [row["failures"] for row in operations.values()] == [0] * 4
+    assert [row["failures"] for row in operations.values()] == [0] * 5
+    assert all(row["p50_us"] <= row["p99_us"] <= row["p999_us"] for row in operations.values())
+    assert sum(row["calls"] for row in operations["mixed"]["calls_by_kind"].values()) == 8
     assert node.status()["storage"]["records"] == 0  # it cleaned up
 
 
-def test_the_table(cli: Cli, start_node: Any) -> None:
-    done = cli("bench", "--op", "get", "--op", "put", *SHORT, env=client_env(start_node()))
+def test_the_table_and_the_picture(cli: Cli, start_node: Any, tmp_path: Path) -> None:
+    picture = tmp_path / "latency.svg"
+    flags = ("--op", "get", "--op", "mixed", "--rounds", "10", "--transport", "tcp", "--plot", str(picture))
+    done = cli("bench", *SHORT, *flags, env=client_env(start_node()))
     assert done.returncode == 0, done.stderr
-    assert "GB/s" in done.stdout
-    assert "last/first" in done.stdout
+    assert all(column in done.stdout for column in ("GB/s", "last/first", "p99.9", "  lookup"))
     assert "get 2/2" in done.stderr
+    texts = [text.text or "" for text in ET.parse(picture).iter("{http://www.w3.org/2000/svg}text")]
+    assert {"50 %", "99.9 %"} < set(texts)
+    assert any(text.startswith("memkv bench --rounds 2") for text in texts)  # the command, the machine, the versions
+    assert any("Python" in text and "core" in text for text in texts)
+
+
+def test_a_run_says_how_far_it_is() -> None:
+    said: list[tuple[str, int, int, int, float]] = []
+
+    class Progress:
+        def so_far(self, operation: str, index: int, calls: int, moved_bytes: int, seconds: float) -> None:
+            said.append((operation, index, calls, moved_bytes, seconds))
+
+    so_far = _Sum(Progress(), "get", 1)  # type: ignore[arg-type]
+    so_far(0, 5, 500, 0.25)
+    so_far(1, 4, 400, 0.30)
+    so_far(0, 9, 900, 0.50)
+    assert said == [("get", 1, 5, 500, 0.25), ("get", 1, 9, 900, 0.30), ("get", 1, 13, 1300, 0.50)]
+
+
+def test_what_a_client_verifies_is_read_anew() -> None:
+    """A client that writes nothing into the targets of its last batch is found out."""
+
+    class Lazy:
+        def get(self, keys: list[bytes], targets: list[memoryview]) -> list[int]:
+            self.calls = getattr(self, "calls", 0) + 1
+            return [len(target) for target in targets]
+
+    plan = Plan(block_bytes=4096, batch=4, batches=2, rounds=2)
+    sample = Worker(Lazy(), plan, 0).run("get")  # type: ignore[arg-type]
+    assert sample.failures == 1
+    assert sample.verified_bytes < plan.batch * plan.block_bytes
 
 
 @pytest.mark.parametrize(
@@ -90,9 +129,11 @@ def test_the_table(cli: Cli, start_node: Any) -> None:
         (("--compare", "speed"), {}, "use raw or redis"),
         (("--compare", "redis", "--redis-address", "127.0.0.1:1"), {}, "no redis-server at 127.0.0.1:1"),
         (("--block-size", "big"), {}, "is no size"),
-        (("--op", "sing"), {}, "use put, get, exists, lookup"),
+        (("--op", "sing"), {}, "use put, get, exists, lookup, mixed"),
         ((), {"MEMKV_LICENSE": "/none"}, "cannot be read"),
         (("--batch", "0"), {}, "--batch 0"),
+        (("--transport", "pigeon"), {}, "auto | tcp | shm | rdma"),
+        (("--plot", "no/such/folder/x.svg"), {}, "there is no such folder"),
     ],
 )
 def test_nothing_to_measure(

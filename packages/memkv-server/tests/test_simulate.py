@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memkv_core.errors import ConfigError
-from memkv_server.simulate.plot import plot_svg, ticks
+from memkv_server.plot import ticks
+from memkv_server.simulate.plot import plot_svg
 from memkv_server.simulate.replay import POLICIES, Outcome, parse_capacities, sweep
 from memkv_server.simulate.synthetic import SYNTHETIC, synthetic_trace
 from memkv_server.simulate.trace import Trace, read_trace

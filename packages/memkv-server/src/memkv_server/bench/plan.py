@@ -10,8 +10,9 @@ from typing import Final
 from memkv_core.errors import ConfigError
 from memkv_core.limits import VALUE_BYTES_MAX
 
-OPERATIONS: Final = ("put", "get", "exists", "lookup")
-MOVING: Final = ("put", "get")  # those whose speed is in bytes
+OPERATIONS: Final = ("put", "get", "exists", "lookup", "mixed")
+MOVING: Final = ("put", "get", "mixed")  # those whose speed is in bytes
+MIX: Final = {"get": 6, "put": 2, "exists": 1, "lookup": 1}  # of ten calls of "mixed", in a random order
 CLIENTS_MAX: Final = 64
 KEY_BYTES: Final = 64  # about what an engine's page keys have
 
@@ -32,6 +33,7 @@ class Plan:
     fill_bytes: int = 0  # written first by all clients together: memory and files that were never touched are slow
     rounds: int | None = None  # calls of each client and slice, in place of ``seconds``
     namespace: str = "memkv-bench"
+    transport: str | None = None  # None: as the client's settings say
     run: str = "0"  # makes the keys of one run its own
 
     @property
@@ -69,6 +71,7 @@ class Sample:
     verified_bytes: int  # compared with what was put, byte by byte, besides the client's own digests
     failures: int  # keys that should have been hits
     latencies_s: list[float] = field(default_factory=list)
+    mixed_s: dict[str, list[float]] = field(default_factory=dict)  # of a mixed slice: by the kind of call
 
 
 @dataclass
@@ -105,10 +108,21 @@ class Outcome:
 
     def quantile_s(self, q: float) -> float:
         """The latency that a share ``q`` of the calls did not exceed."""
-        return quantile([latency for group in self.samples for sample in group for latency in sample.latencies_s], q)
+        return quantile(self.latencies_s(), q)
+
+    def latencies_s(self, kind: str | None = None) -> list[float]:
+        """Of every call, or of those of one kind in a mixed outcome."""
+        samples = [sample for group in self.samples for sample in group]
+        if kind is not None:
+            return [latency for sample in samples for latency in sample.mixed_s.get(kind, ())]
+        return [latency for sample in samples for latency in sample.latencies_s]
+
+    def kinds(self) -> list[str]:
+        """The kinds of call of a mixed outcome; empty for any other."""
+        return [kind for kind in MIX if self.latencies_s(kind)]
 
     def as_json(self) -> dict[str, object]:
-        return {
+        described: dict[str, object] = {
             "calls": sum(len(sample.latencies_s) for group in self.samples for sample in group),
             "keys": self._total("keys"),
             "bytes": self._total("moved_bytes"),
@@ -117,11 +131,15 @@ class Outcome:
             "seconds": self.seconds,
             "bytes_per_second": self.bytes_per_second,
             "keys_per_second": self.keys_per_second,
-            "p50_us": self.quantile_s(0.5) * 1e6,
-            "p99_us": self.quantile_s(0.99) * 1e6,
+            **quantiles_us(self.latencies_s()),
             "slice_bytes_per_second": self.slice_rates(),
             "last_to_first": self.last_to_first,
         }
+        if kinds := self.kinds():
+            described["calls_by_kind"] = {
+                kind: {"calls": len(self.latencies_s(kind)), **quantiles_us(self.latencies_s(kind))} for kind in kinds
+            }
+        return described
 
     def _total(self, name: str) -> int:
         return sum(getattr(sample, name) for group in self.samples for sample in group)
@@ -133,6 +151,11 @@ def quantile(values: Sequence[float], q: float) -> float:
         return 0.0
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, int(q * len(ordered) + 0.5) - 1))]
+
+
+def quantiles_us(latencies_s: Sequence[float]) -> dict[str, float]:
+    """What is said of latencies everywhere, in microseconds."""
+    return {name: quantile(latencies_s, q) * 1e6 for name, q in (("p50_us", 0.5), ("p99_us", 0.99), ("p999_us", 0.999))}
 
 
 def median_ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:

@@ -16,6 +16,7 @@ from memkv_core.errors import ConfigError
 from memkv_server.bench.plan import Plan
 
 COMPILERS: Final = ("cc", "gcc", "clang")
+RAW_OPERATIONS: Final = ("put", "get")
 GRACE_S: Final = 60.0
 
 

@@ -8,17 +8,30 @@ import statistics
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from typing import Any, Final
+from multiprocessing.connection import Connection, wait
+from typing import Any, Final, Protocol
 
 from memkv_core.errors import ConnectError, MemKVError, StorageError
-from memkv_server.bench.plan import MOVING, Outcome, Plan, Sample, median_ratio, quantile
-from memkv_server.bench.raw import RawLoopback
+from memkv_server.bench.machine import describe_machine, describe_versions
+from memkv_server.bench.plan import Outcome, Plan, Sample, median_ratio, quantile
+from memkv_server.bench.raw import RAW_OPERATIONS, RawLoopback
 from memkv_server.bench.redis_exists import RedisExists
 from memkv_server.bench.worker import serve
 
 STOP_S: Final = 30.0
-Progress = Callable[[str, int, Outcome | None], None]  # (operation, slice, what it has so far)
+
+
+class Progress(Protocol):
+    """Told how a run goes, from one thread."""
+
+    def begin(self, operation: str) -> None:
+        """What ``operation`` reads is being stored; or everything is being taken away ("clean up")."""
+
+    def so_far(self, operation: str, index: int, calls: int, moved_bytes: int, seconds: float) -> None:
+        """A slice under way: what all clients did of it."""
+
+    def end(self, operation: str, index: int, outcome: Outcome) -> None:
+        """A slice is done."""
 
 
 @dataclass
@@ -36,6 +49,8 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         report: dict[str, Any] = {
+            "machine": describe_machine(),
+            "versions": describe_versions(),
             "plan": self.plan.__dict__,
             "operations": {name: outcome.as_json() for name, outcome in self.outcomes.items()},
             "failures": self.failures,
@@ -69,12 +84,12 @@ def run(plan: Plan, *, raw: bool, redis_address: str | None, progress: Progress)
             redis = stack.enter_context(closing(RedisExists(redis_address)))
         pipes = stack.enter_context(_workers(plan))
         for operation in plan.operations:  # one after the other: puts may evict what gets will read
-            progress(f"prepare {operation}", 0, None)
+            progress.begin(f"prepare {operation}")
             _all(pipes, ("prepare", operation), _raise_text)
             for index in range(plan.slices):
-                _slice(report, pipes, operation, yardstick, redis)
-                progress(operation, index, report.outcomes[operation])
-        progress("clean up", plan.slices, None)
+                _slice(report, pipes, operation, yardstick, redis, _Sum(progress, operation, index))
+                progress.end(operation, index, report.outcomes[operation])
+        progress.begin("clean up")
     return report
 
 
@@ -84,30 +99,58 @@ def _slice(
     operation: str,
     yardstick: RawLoopback | None,
     redis: RedisExists | None,
+    so_far: _Sum,
 ) -> None:
     outcome = report.outcomes.setdefault(operation, Outcome(operation))
     samples: list[Sample] = []
-    _all(pipes, ("run", operation), samples.append)
+    _all(pipes, ("run", operation), samples.append, so_far)
     outcome.samples.append(samples)
-    if yardstick is not None and operation in MOVING:
+    if yardstick is not None and operation in RAW_OPERATIONS:
         report.raw_rates.setdefault(operation, []).append(yardstick.run(operation, report.plan))
     if redis is not None and operation == "exists":
         report.redis_latencies_s.append(redis.run(report.plan))
 
 
-def _all(pipes: list[Connection], command: tuple[str, ...], take: Callable[[Any], None]) -> None:
+class _Sum:
+    """Adds up what the clients say of a slice under way."""
+
+    def __init__(self, progress: Progress, operation: str, index: int) -> None:
+        self._progress = progress
+        self._about = operation, index
+        self._said: dict[int, tuple[int, int, float]] = {}
+
+    def __call__(self, client: int, calls: int, moved_bytes: int, seconds: float) -> None:
+        self._said[client] = calls, moved_bytes, seconds
+        columns = list(zip(*self._said.values()))
+        self._progress.so_far(*self._about, sum(columns[0]), sum(columns[1]), max(columns[2]))
+
+
+def _all(
+    pipes: list[Connection],
+    command: tuple[str, ...],
+    take: Callable[[Any], None],
+    so_far: Callable[[int, int, int, float], None] | None = None,
+) -> None:
     """Gives every worker the command, then takes each one's answer."""
     for pipe in pipes:
         with suppress(BrokenPipeError):  # it has ended: what it said last says why
             pipe.send(command)
-    for pipe in pipes:
-        try:
-            answer = pipe.recv()
-        except EOFError:
-            raise ConnectError("a measuring client ended early", remedy="see its message above") from None
-        if isinstance(answer, str):
-            raise _error(answer)
-        take(answer)
+    waiting = dict(zip(pipes, range(len(pipes))))
+    while waiting:
+        ready = wait(list(waiting))
+        for pipe in [pipe for pipe in waiting if pipe in ready]:
+            try:
+                answer = pipe.recv()
+            except EOFError:
+                raise ConnectError("a measuring client ended early", remedy="see its message above") from None
+            if isinstance(answer, str):
+                raise _error(answer)
+            if isinstance(answer, tuple):
+                if so_far is not None:
+                    so_far(waiting[pipe], *answer[1:])
+                continue
+            take(answer)
+            del waiting[pipe]
 
 
 def _raise_text(answer: str | None) -> None:

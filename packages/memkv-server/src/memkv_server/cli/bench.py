@@ -4,34 +4,39 @@
 from __future__ import annotations
 
 import secrets
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ByteSize, TypeAdapter, ValidationError
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from memkv_core.errors import ConfigError
-from memkv_server.bench.plan import MOVING, OPERATIONS, Outcome, Plan, median_ratio
+from memkv_server.bench.plan import MOVING, OPERATIONS, Outcome, Plan, median_ratio, quantile
 from memkv_server.cli.output import err, examples, format_bytes, note, print_json, print_table
 
 if TYPE_CHECKING:
-    from memkv_server.bench.run import Progress as Say
-    from memkv_server.bench.run import Report
+    from memkv_server.bench.run import Progress, Report
 
 EPILOG = examples(
     'eval "$(memkv dev up)" && memkv bench',
     "memkv bench --op get --op put --block-size 1MiB --batch 64 --fill 4GiB --compare raw",
     "memkv bench --op put --slices 11 --rounds 32   (32 x 64 MiB: a node of 2 GiB is written over eleven times)",
+    "memkv bench --op mixed --clients 4 --duration 30 --transport tcp --plot latency.svg",
     "memkv bench --op exists --compare redis --redis-address 127.0.0.1:6379 --json",
 )
 
 
 def bench(
-    op: Annotated[list[str] | None, typer.Option(help="put, get, exists or lookup; repeat it. Default: all.")] = None,
+    op: Annotated[
+        list[str] | None, typer.Option(help="put, get, exists, lookup or mixed; repeat it. Default: all.")
+    ] = None,
     block_size: Annotated[str, typer.Option(help="Bytes of a block, such as 1MiB.")] = "1MiB",
     batch: Annotated[int, typer.Option(help="Blocks of one put or get call.")] = 64,
     batches: Annotated[int, typer.Option(help="Distinct batches that gets go through.")] = 4,
@@ -41,16 +46,19 @@ def bench(
     duration: Annotated[float, typer.Option(help="Seconds for each operation.")] = 6.0,
     fill: Annotated[str, typer.Option(help="Bytes written before measuring: fresh space is slow at first.")] = "0",
     rounds: Annotated[int | None, typer.Option(help="Calls of each client and slice, in place of --duration.")] = None,
+    transport: Annotated[str | None, typer.Option(help="auto, tcp, shm or rdma, in place of the setting.")] = None,
     slices: Annotated[int, typer.Option(help="Turns that an operation and a comparison take.")] = 3,
     namespace: Annotated[str, typer.Option(help="Namespace to write to.")] = "memkv-bench",
     compare: Annotated[list[str] | None, typer.Option(help="raw (a C program) or redis; repeat it.")] = None,
     redis_address: Annotated[str, typer.Option(help="host:port of a redis-server.")] = "127.0.0.1:6379",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="File for an SVG of latency by quantile.")] = None,
 ) -> None:
-    """Measure put, get, exists and lookup of the cluster that MEMKV_* names. Every block is verified.
+    """Measure put, get, exists, lookup and a mix of them on the cluster that MEMKV_* names. Every block is verified.
 
-    Blocks are written to a namespace of their own and deleted at the end; a full cluster evicts to make room.
-    last/first is the speed of the last slice beside the first one's.
+    mixed is, of ten calls, six gets, two puts, one exists and one lookup. Blocks are written to a namespace of their
+    own and deleted at the end; a full cluster evicts to make room. last/first is the speed of the last slice beside
+    the first one's.
     Exit code 1 where a key that should have been there was not.
     """
     from memkv_server.bench.run import run  # numpy with it: not for every command to load
@@ -58,6 +66,8 @@ def bench(
     wanted = compare or []
     if unknown := set(wanted) - {"raw", "redis"}:
         raise ConfigError(f"--compare {min(unknown)!r}", remedy="use raw or redis")
+    if plot is not None and not plot.parent.is_dir():
+        raise ConfigError(f"--plot {plot}: there is no such folder", remedy="make it first")
     plan = Plan(
         operations=tuple(op) if op else OPERATIONS,
         block_bytes=_size(block_size, "--block-size"),
@@ -71,12 +81,18 @@ def bench(
         fill_bytes=_size(fill, "--fill"),
         rounds=rounds,
         namespace=namespace,
+        transport=transport,
         run=secrets.token_hex(8),
     )
-    with _progress(plan) as say:
+    with _progress(plan) as progress:
         report = run(
-            plan, raw="raw" in wanted, redis_address=redis_address if "redis" in wanted else None, progress=say
+            plan, raw="raw" in wanted, redis_address=redis_address if "redis" in wanted else None, progress=progress
         )
+    if plot is not None:
+        from memkv_server.bench.picture import plot_svg
+
+        plot.write_text(plot_svg(report, shlex.join(["memkv", *sys.argv[1:]])))
+        note(f"plot: {plot}")
     if as_json:
         print_json(report.as_json())
     else:
@@ -96,7 +112,19 @@ def _size(text: str, flag: str) -> int:
 def _table(report: Report) -> Table:
     plan = report.plan
     title = f"{plan.clients} client(s), {plan.batch} x {format_bytes(plan.block_bytes)} a call"
-    columns = ("operation", "calls", "keys/s", "GB/s", "last/first", "p50", "p99", "failures", "beside it", "ratio")
+    columns = (
+        "operation",
+        "calls",
+        "keys/s",
+        "GB/s",
+        "last/first",
+        "p50",
+        "p99",
+        "p99.9",
+        "failures",
+        "beside it",
+        "ratio",
+    )
     table = Table(*columns, title=title)
     described = report.as_json()
     for name, outcome in report.outcomes.items():
@@ -110,10 +138,15 @@ def _table(report: Report) -> Table:
             f"{outcome.last_to_first:.2f}" if name in MOVING and outcome.last_to_first is not None else "-",
             _latency(outcome.quantile_s(0.5)),
             _latency(outcome.quantile_s(0.99)),
+            _latency(outcome.quantile_s(0.999)),
             f"{row['failures']:,}",
             beside,
             ratio,
         )
+        for kind in outcome.kinds():
+            latencies_s = outcome.latencies_s(kind)
+            of_kind = [_latency(quantile(latencies_s, q)) for q in (0.5, 0.99, 0.999)]
+            table.add_row(f"  {kind}", f"{len(latencies_s):,}", "", "", "", *of_kind, "", "", "")
     return table
 
 
@@ -132,23 +165,59 @@ def _latency(seconds: float) -> str:
 
 
 @contextmanager
-def _progress(plan: Plan) -> Iterator[Say]:
+def _progress(plan: Plan) -> Iterator[Progress]:
     """A bar on a terminal, plain lines elsewhere; always on stderr."""
     if not sys.stderr.isatty():
-        yield lambda operation, index, outcome: note(_words(operation, index, outcome, plan))
+        yield _Lines(plan)
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task("prepare", total=len(plan.operations) * plan.slices)
-
-        def say(operation: str, index: int, outcome: Outcome | None) -> None:
-            bar.update(task, description=_words(operation, index, outcome, plan), advance=1 if outcome else 0)
-
-        yield say
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TextColumn("{task.fields[speed]}"))
+    with ProgressBar(*columns, console=err, transient=True) as bar:
+        yield _Bar(plan, bar)
 
 
-def _words(operation: str, index: int, outcome: Outcome | None, plan: Plan) -> str:
-    if outcome is None:
-        return operation
-    speed = f"{outcome.slice_rates()[-1] / 1e9:.2f} GB/s" if operation in MOVING else _latency(outcome.quantile_s(0.5))
-    return f"{operation} {index + 1}/{plan.slices}: {speed}"
+class _Lines:
+    """A line for each slice."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def begin(self, operation: str) -> None:
+        note(operation)
+
+    def so_far(self, operation: str, index: int, calls: int, moved_bytes: int, seconds: float) -> None:
+        """Nothing: a file or a log wants no line four times a second."""
+
+    def end(self, operation: str, index: int, outcome: Outcome) -> None:
+        speed = (
+            f"{outcome.slice_rates()[-1] / 1e9:.2f} GB/s" if operation in MOVING else _latency(outcome.quantile_s(0.5))
+        )
+        note(f"{operation} {index + 1}/{self._plan.slices}: {speed}")
+
+
+class _Bar:
+    """A bar over all slices, and the speed of the one under way."""
+
+    def __init__(self, plan: Plan, bar: ProgressBar) -> None:
+        self._plan = plan
+        self._bar = bar
+        self._done = 0
+        self._task = bar.add_task("prepare", total=len(plan.operations) * plan.slices, speed="")
+
+    def begin(self, operation: str) -> None:
+        self._bar.update(self._task, description=operation, speed="")
+
+    def so_far(self, operation: str, index: int, calls: int, moved_bytes: int, seconds: float) -> None:
+        plan = self._plan
+        rounds = None if plan.rounds is None else plan.rounds * plan.clients
+        share = seconds / plan.slice_seconds if rounds is None else calls / rounds
+        speed = f"{moved_bytes / seconds / 1e9:.2f} GB/s, " if operation in MOVING else ""
+        self._bar.update(
+            self._task,
+            description=f"{operation} {index + 1}/{plan.slices}",
+            completed=self._done + min(share, 1.0),
+            speed=f"{speed}{calls / seconds:,.0f} calls/s",
+        )
+
+    def end(self, operation: str, index: int, outcome: Outcome) -> None:
+        self._done += 1
+        self._bar.update(self._task, completed=self._done)
