@@ -64,6 +64,7 @@ def status(node: Supervisor) -> dict[str, Any]:
         "admin_address": str(node.admin_address),
         "health": health(node),
         "ready": node.not_ready() is None,
+        "draining": node.draining,
         "license": {
             "plan": license.plan,
             "licensee": license.licensee,
