@@ -72,7 +72,7 @@ def typecheck(session: nox.Session) -> None:
     """``mypy --strict`` over the packages, their tests, the integration tests and this file."""
     session.install(*_group("typecheck"), *_dependencies())
     sources = [str(path / "src") for path in PACKAGES.values()]
-    session.run("mypy", *sources, "noxfile.py")
+    session.run("mypy", *sources, "noxfile.py", "docs/site/reference.py")
     # One run for each folder of tests: test files of different packages may bear the same name.
     for folder in _test_folders() + _integration_folders():
         session.run("mypy", str(folder.relative_to(ROOT)))
@@ -86,6 +86,7 @@ def tests(session: nox.Session) -> None:
 
 def _run_tests(session: nox.Session) -> None:
     """The unit tests of all packages, against the built wheels."""
+    session.install(*_group("exporters"))
     _install_wheels(session, "test")
     session.run("python", "-m", "pip", "check")
     folders = [str(folder.relative_to(ROOT)) for folder in _test_folders()]
@@ -202,6 +203,13 @@ def docs(session: nox.Session) -> None:
     session.run("towncrier", "build", "--draft", "--version", _project("memkv-core")["version"])
     quiet = {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement
     session.run("mkdocs", "build", "--strict", "--config-file", "docs/site/mkdocs.yml", *session.posargs, env=quiet)
+
+
+@nox.session(default=False)
+def reference(session: nox.Session) -> None:
+    """Write anew the pages that are made from the code and kept in the repository (``docs/metrics.md``)."""
+    _install_wheels(session, "test")
+    session.run("python", "docs/site/reference.py")
 
 
 # ------------------------------------------------------------------------------------------------------------

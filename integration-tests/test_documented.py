@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -15,9 +18,11 @@ import typer.main
 from pydantic import BaseModel
 
 from memkv_core import ClientConfig
+from memkv_core.metrics import client_table
 from memkv_lmcache import options as lmcache_options
 from memkv_lmcache.cli import app as lmcache_app
 from memkv_nixl.cli import app as nixl_app
+from memkv_server import metric_table
 from memkv_server.cli.app import app as server_app
 from memkv_server.config import ServerConfig
 from memkv_sglang.cli import app as sglang_app
@@ -66,7 +71,8 @@ def _variables(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_variables_that_a_page_names_exist(page: Path) -> None:
     known = {f"MEMKV_{name.upper()}" for name in ClientConfig.model_fields}
-    known |= {"MEMKV_CONFIG", "MEMKV_STAGING", "MEMKV_DEBUG"}  # the chain's own, the head of two, the CLI's
+    known |= {"MEMKV_CONFIG", "MEMKV_STAGING"}  # the chain's own, the head of two
+    known |= ClientConfig.other_variables
     unknown = {name for name in _variables(page) - known if not name.startswith("MEMKV_SERVER_")}
     assert not unknown
 
@@ -95,6 +101,22 @@ def test_command_that_a_page_shows_exists(page: str, line: str) -> None:
     known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
     used = {word.split("=")[0] for word in words if word.startswith("-")}
     assert used <= known | {"--help"}, f"{page}: {line!r}"
+
+
+def test_page_of_metrics_is_what_the_code_makes_of_its_tables() -> None:
+    made = subprocess.run(
+        [sys.executable, "-c", "import reference; print(reference.metrics_page(), end='')"],
+        cwd=ROOT / "docs/site", capture_output=True, text=True, check=True,
+        env={"PYTHONPATH": os.pathsep.join([str(ROOT / "docs/site"), *sys.path])},
+    ).stdout  # fmt: skip
+    assert (ROOT / "docs/metrics.md").read_text() == made, "write it anew: nox -s reference"
+
+
+def test_metrics_that_a_page_names_exist() -> None:
+    names = {name for metric in {**metric_table.TABLE, **client_table.TABLE}.values() for name in metric.exposed}
+    for page in PAGES:
+        for name in re.findall(r"\bmemkv_[a-z_]+_(?:total|bytes|seconds|records|seconds_bucket)\b", page.read_text()):
+            assert name in names or name in {metric.removesuffix("_bucket") for metric in names}, f"{page}: {name}"
 
 
 def test_pages_show_commands() -> None:

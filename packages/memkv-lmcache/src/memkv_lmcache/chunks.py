@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from memkv_core import Client
+from memkv_core.metrics import export
 from memkv_lmcache import _compat, limits
 from memkv_lmcache.deadline import Deadline
 from memkv_lmcache.identity import in_process_identity, ranks_share
@@ -31,6 +32,7 @@ class ChunkStore:
     def __init__(self, config: Any, metadata: Any, allocator: Any, options: Options) -> None:
         settings = options.client_config(timeout_ms_max=limits.CALL_TIMEOUT_MS_MAX)
         identity = in_process_identity(config, metadata, prefix=options.prefix, tag=options.tag)
+        export.name_rank(metadata.worker_id)
         self.client = Client(settings, identity=identity)
         self.timeout_ms = settings.timeout_ms
         patience_ms = getattr(config, "lookup_timeout_ms", None) or settings.timeout_ms

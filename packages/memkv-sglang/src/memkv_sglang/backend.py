@@ -23,9 +23,11 @@ from memkv_core import Client, ClientConfig
 from memkv_core.errors import InvalidArgumentError
 from memkv_core.guard import Guard
 from memkv_core.log import get_logger
+from memkv_core.metrics import export
 from memkv_sglang import _compat, layout
 from memkv_sglang.binding import PoolBinding
 from memkv_sglang.deadline import Deadline
+from memkv_sglang.keymap import Ranks
 from memkv_sglang.layout import Page
 from memkv_sglang.namespaces import Namespaces
 from memkv_sglang.options import Options, call_timeout_ms
@@ -65,6 +67,7 @@ class MemKVHiCacheStorage(_compat.HiCacheStorage):
         config = options.client_config()
         logger.info("Creating memkv engine config=PluginConfig %s", config.describe())
         self._timeout_ms = call_timeout_ms(config)
+        export.name_rank(Ranks.of(storage_config).index)
         self._client = Client(config)
         self._namespaces = Namespaces(storage_config, options, self._client)
         self._stats = TransferStats(enabled=bool(getattr(storage_config, "enable_storage_metrics", False)))

@@ -45,6 +45,11 @@ class Ranks:
 
         return cls(tp=pair("tp"), pp=pair("pp"), cp=pair("attn_cp"), dcp=pair("dcp"))
 
+    @property
+    def index(self) -> int:
+        """The number of this process among those of the model: pipeline stages are groups of TP ranks."""
+        return self.pp[0] * self.tp[1] + self.tp[0]
+
 
 def suffix(model: str, tp: tuple[int, int] | None, pp: tuple[int, int]) -> str:
     """The suffix of every key of one rank; ``tp`` is None where the KV does not depend on the rank.

@@ -27,6 +27,8 @@ from memkv_core.dispatch import Dispatcher
 from memkv_core.errors import ClientClosedError, ConfigError
 from memkv_core.fleet import Fleet
 from memkv_core.license import License, load_license
+from memkv_core.metrics import clients as metric_clients
+from memkv_core.metrics import export
 from memkv_core.namespaces import canonical_identity, choose_namespace
 from memkv_core.router import Router, key_hash, namespace_seed
 from memkv_core.session import Session
@@ -87,6 +89,7 @@ class Client:
         self._dispatcher = Dispatcher(router, self._fleet, self._transport)
         self._recorder = Recorder()
         self._closed = False
+        self._tracer = export.watch(self)
 
     def scoped(self, *, identity: Mapping[str, Any] | None, namespace: str | None = None) -> Client:
         """A client of another namespace of the cluster: own sessions and breakers, shared license and placement."""
@@ -311,6 +314,7 @@ class Client:
     def close(self) -> None:
         """Ends the connections; later calls raise ClientClosedError. Idempotent."""
         self._closed = True
+        metric_clients.COUNTS.end(self)
         self._fleet.close()
         self._transport.close()
 
@@ -342,9 +346,10 @@ class Client:
         received_bytes: int = 0,
         retries: int = 0,
     ) -> None:
+        elapsed_s = time.monotonic() - started_s
         self._recorder.call(
             operation,
-            time.monotonic() - started_s,
+            elapsed_s,
             keys,
             hits,
             misses,
@@ -352,6 +357,10 @@ class Client:
             received_bytes=received_bytes,
             retries=retries,
         )
+        if self._tracer is not None:
+            sizes = {"sent_bytes": sent_bytes, "received_bytes": received_bytes, "retries": retries}
+            counts = {"keys": keys, "hits": hits, **sizes, **{f"misses.{cause}": misses[cause] for cause in misses}}
+            self._tracer.call(operation, self.namespace, elapsed_s, counts)
 
 
 def _transport(new_session: SessionFactory, config: ClientConfig) -> Transport:

@@ -35,6 +35,7 @@ from memkv_core.errors import (
 )
 from memkv_core.limits import LOG_INTERVAL_S
 from memkv_core.log import RateLimitedLog, get_logger, mask_secrets
+from memkv_core.metrics.clients import COUNTS
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -74,6 +75,7 @@ class Guard:
         self._log = RateLimitedLog(get_logger(name), interval_s=interval_s, clock=clock)
         self._lock = threading.Lock()
         self._counts = dict.fromkeys(CAUSES, 0)
+        COUNTS.add_guard(self)
 
     def count(self, cause: str, times: int = 1) -> None:
         """Adds to a cause of CAUSES; for an adapter that sees a miss as a value (``guard.count("miss", 3)``)."""

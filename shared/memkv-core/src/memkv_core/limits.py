@@ -66,6 +66,8 @@ LICENSE_LEEWAY_S: Final = 60  # how far the clocks of an authority and a host ma
 LICENSE_DAYS_MAX: Final = 36_500
 LICENSE_TEXT_MAX: Final = 200  # characters of plan, licensee, authority name
 
+EXPORTER_PORTS_MAX: Final = 64  # from MEMKV_PROMETHEUS_BIND on: one for each process of an engine on a host
+
 # Guard and logs.
 LOG_INTERVAL_S: Final = 10.0  # one line per cause in this time; the next says how many were left out
 LOG_KEYS_MAX: Final = 256
