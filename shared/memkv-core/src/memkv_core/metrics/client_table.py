@@ -14,7 +14,7 @@ SECTIONS: Final = (
     Section(
         "Client",
         (
-            Metric("memkv_client_info", "gauge", "1; version, configured transport", (*_COMMON, "version", "transport")),
+            Metric("memkv_client_info", "gauge", "1; version and transport", (*_COMMON, "version", "transport")),
             Metric("memkv_client_requests_total", "counter", "Calls of an engine", _OP),
             Metric("memkv_client_request_keys_total", "counter", "Keys in these calls", _OP),
             Metric("memkv_client_request_hits_total", "counter", "Keys found, stored or deleted", _OP),
