@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -33,7 +37,15 @@ READY = re.compile(r"memkv node ready address=(\S+) admin=(\S+)")
 def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """This process's environment without anything of MemKV's."""
     kept = {name: value for name, value in os.environ.items() if not re.match(r"MEMKV_|MINIO_|AISTOR_", name)}
-    return {**kept, "COLUMNS": "200", **(extra or {})}
+    return {**kept, "COLUMNS": "200", "RUNTIME_DIRECTORY": runtime_directory(), **(extra or {})}
+
+
+@functools.cache
+def runtime_directory() -> str:
+    """For the Unix sockets of all nodes, those that are killed among them; short, as such a path has to be."""
+    folder = tempfile.mkdtemp(prefix="memkv-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The data port: takes connections, reads the first bytes of HELLO, hands each socket to the lane it names.
+"""The data port and the Unix socket: takes connections, reads the first bytes of HELLO, hands each to its lane.
 
 A peer that says nothing, or says something that is no HELLO, costs one socket for at most HANDSHAKE_TIMEOUT_MS,
 and at most WAITING_MAX of them are held at a time: beyond it the one that has waited longest makes room, so that
@@ -32,15 +32,17 @@ Adopt = Callable[[socket.socket, bytes, int], bool]  # (socket, prefix, lane) ->
 
 
 class Acceptor:
-    """Owns the listening socket. Not thread-safe: used by the supervisor's event loop only.
+    """Owns the listening sockets. Not thread-safe: used by the supervisor's event loop only.
 
     ``adopt`` is called with a socket, the bytes already read from it and the lane they name; it returns False
-    where no lane can take the socket, which is then closed.
+    where no lane can take the socket, which is then closed. ``local`` is a Unix socket that listens already.
     """
 
-    def __init__(self, listener: socket.socket, adopt: Adopt) -> None:
-        listener.setblocking(False)
+    def __init__(self, listener: socket.socket, adopt: Adopt, local: socket.socket | None = None) -> None:
         self._listener = listener
+        self._listeners = [listener] if local is None else [listener, local]
+        for each in self._listeners:
+            each.setblocking(False)
         self._adopt = adopt
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[socket.socket, _Waiting] = {}  # in order of arrival
@@ -54,25 +56,27 @@ class Acceptor:
     def open(self) -> None:
         """Listens. Raises OSError where another process took the port since it was bound."""
         self._listener.listen(BACKLOG)
-        self._loop.add_reader(self._listener, self._acceptable)
+        for listener in self._listeners:
+            self._loop.add_reader(listener, self._acceptable, listener)
 
     def close(self) -> None:
         """Stops accepting and drops who has not said HELLO. Idempotent."""
-        if self._listener.fileno() >= 0:
-            self._loop.remove_reader(self._listener)
-            self._listener.close()
+        for listener in self._listeners:
+            if listener.fileno() >= 0:
+                self._loop.remove_reader(listener)
+                listener.close()
         for waiting in list(self._waiting.values()):
             self._forget(waiting)
             waiting.sock.close()
 
-    def _acceptable(self) -> None:
+    def _acceptable(self, listener: socket.socket) -> None:
         for _ in range(ACCEPTS_PER_WAKE):
             try:
-                sock, address = self._listener.accept()
+                sock, address = listener.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                self._accept_failed(error)
+                self._accept_failed(listener, error)
                 return
             self.accepted += 1
             sock.setblocking(False)
@@ -82,7 +86,7 @@ class Acceptor:
             waiting.timer = self._loop.call_later(HANDSHAKE_TIMEOUT_MS / 1000, self._timed_out, waiting)
             self._loop.add_reader(sock, self._readable, waiting)
 
-    def _accept_failed(self, error: OSError) -> None:
+    def _accept_failed(self, listener: socket.socket, error: OSError) -> None:
         if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
             log.debug("accept: %s", error)  # the peer went away between its SYN and our accept
             return
@@ -91,12 +95,12 @@ class Acceptor:
             "no connection can be accepted: %s; raise the limit of open files (ulimit -n)",
             error.strerror,
         )
-        self._loop.remove_reader(self._listener)
-        self._loop.call_later(0.1, self._resume)
+        self._loop.remove_reader(listener)
+        self._loop.call_later(0.1, self._resume, listener)
 
-    def _resume(self) -> None:
-        if self._listener.fileno() >= 0:
-            self._loop.add_reader(self._listener, self._acceptable)
+    def _resume(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            self._loop.add_reader(listener, self._acceptable, listener)
 
     def _readable(self, waiting: _Waiting) -> None:
         try:

@@ -29,9 +29,11 @@ from memkv_core.settings import SettingProblem
 from memkv_server.capacity import SIZE, SIZE_OR_SHARE, Share, parse_capacity
 from memkv_server.duration import DURATION, parse_duration
 from memkv_server.keyfile import ACCEPTED, resolve_key
+from memkv_server.local_socket import AUTO, NONE
 from memkv_server.settings import ENV_PREFIX, SectionedSettings
 
 DATA_PORT: Final = 9900
+_SOCKET: Final = f"an absolute path, {AUTO} or {NONE}"
 _LISTEN: Final = "host:port, such as 0.0.0.0:9900; port 0 takes a free one"
 
 
@@ -44,6 +46,15 @@ def _address(value: object) -> str:
         raise SettingProblem(error.cause, _LISTEN) from None
 
 
+def _socket(value: object) -> str:
+    if not isinstance(value, str | Path):
+        raise SettingProblem(f"it is a {type(value).__name__}, not text", _SOCKET)
+    text = str(value)
+    if text not in (AUTO, NONE) and (not os.path.isabs(text) or "\0" in text or text.endswith("/")):
+        raise SettingProblem("it is no absolute path", _SOCKET)
+    return text
+
+
 def _auth_key(value: object) -> SecretStr:
     key = resolve_key(value.get_secret_value() if isinstance(value, SecretStr) else value)
     protect(key)
@@ -53,6 +64,7 @@ def _auth_key(value: object) -> SecretStr:
 Duration = Annotated[int, PlainValidator(parse_duration)]
 Capacity = Annotated[int | Share, PlainValidator(parse_capacity)]
 AddressText = Annotated[str, BeforeValidator(_address)]
+SocketText = Annotated[str, BeforeValidator(_socket)]
 AuthKey = Annotated[SecretStr, BeforeValidator(_auth_key)]
 
 
@@ -65,6 +77,7 @@ class NetworkConfig(_Section):
 
     address: AddressText = Field(default="0.0.0.0:9900", description=_LISTEN)
     admin_address: AddressText | None = Field(default=None, description=f"{_LISTEN}; without it, the data port + 1")
+    socket: SocketText = Field(default=AUTO, description=_SOCKET)  # for clients on this host, over shm
     auth_key: AuthKey | None = Field(default=None, description=ACCEPTED)
     # Accepted as well, while a key is being rotated.
     auth_key_previous: AuthKey | None = Field(default=None, description=ACCEPTED)

@@ -20,7 +20,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
@@ -32,6 +32,7 @@ from memkv_core.buffers import Cursor
 from memkv_core.errors import AuthError, RemoteProtocolError, StorageError
 from memkv_core.limits import VALUE_BYTES_MAX
 from memkv_core.log import RateLimitedLog
+from memkv_core.same_host import host_digest
 from memkv_core.session import Session
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode
 from memkv_server import limits
@@ -59,6 +60,7 @@ class LaneContext:
     keyring: Keyring
     lane: int
     lane_count: int
+    shm: Mapping[str, str] | None = None  # the node's Unix socket and name; None: it has no such socket
     drain: memoryview = field(default_factory=lambda: memoryview(bytearray(limits.DRAIN_BYTES)))
     draining: bool = False
     crowded: Callable[[], bool] = lambda: False
@@ -319,12 +321,14 @@ class Connection:
             text = f"namespace {hello.namespace!r}: {refused[1]}"
             self._respond(Opcode.WELCOME, 0, Response(wire.encode_error(refused[0], text), Flag.RESPONSE | Flag.ERROR))
             return
-        welcome = {
+        welcome: dict[str, object] = {
             "version": __version__,
             "lane": context.lane,
             "lanes": context.lane_count,
             "value_bytes_max": VALUE_BYTES_MAX,
         }
+        if context.shm is not None:
+            welcome["shm"] = {**context.shm, "host": host_digest(hello.key_id)}
         self._respond(Opcode.WELCOME, 0, Response(json.dumps(welcome, separators=(",", ":")).encode()))
 
     # -- frames -------------------------------------------------------------------------------------------------------

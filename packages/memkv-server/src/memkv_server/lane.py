@@ -50,6 +50,7 @@ class Lane:
             Keyring(bytes.fromhex(key) for key in start["auth_keys"]),
             int(start["lane"]),
             int(start["lane_count"]),
+            shm=start.get("shm"),
         )
         self._context.crowded = lambda: len(self._connections) > self._connections_max
         self._epoll = select.epoll()

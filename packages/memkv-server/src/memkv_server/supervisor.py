@@ -14,13 +14,14 @@ import contextlib
 import logging
 import os
 import resource
+import secrets
 import signal
 import socket
 import time
 from typing import Any, Final
 
 from memkv_core.auth import admin_token
-from memkv_core.errors import StorageError
+from memkv_core.errors import ConfigError, StorageError
 from memkv_core.handshake import LANE_ANY
 from memkv_core.license import License
 from memkv_server import metrics, node_status
@@ -29,6 +30,7 @@ from memkv_server.admin import AdminServer, create_app
 from memkv_server.config import ServerConfig
 from memkv_server.drive_admin import DriveAdmin
 from memkv_server.lane_process import LaneProcess
+from memkv_server.local_socket import AUTO, LocalSocket, socket_path
 from memkv_server.namespace_admin import NamespaceAdmin
 from memkv_server.ports import bind_error, bind_pair, bound_address
 
@@ -54,6 +56,7 @@ class Supervisor:
         self.admin_address = config.admin_address
         self.lanes: list[LaneProcess] = []
         self.acceptor: Acceptor | None = None
+        self.local: LocalSocket | None = None
         self.listening = False
         self.draining = False
         self._signals = 0
@@ -68,6 +71,7 @@ class Supervisor:
             log.warning("open files are limited to %d, and with them connections; raise it (ulimit -n)", files)
         data, admin = bind_pair(self.config.address, self.config.admin_address)
         self.data_address, self.admin_address = bound_address(data), bound_address(admin)
+        self._bind_local()
         drives = DriveAdmin(self.lanes, lambda lane: node_status.drives_of(lane, self))
         more = [*drives.routes(), *NamespaceAdmin(self.lanes).routes()]
         server = AdminServer(create_app(self, self._tokens(), more), self._tls())
@@ -88,6 +92,8 @@ class Supervisor:
             if self.acceptor is not None:
                 self.acceptor.close()
             data.close()
+            if self.local is not None:
+                self.local.close()
             await self._stop_lanes()
             server.should_exit = True
             with contextlib.suppress(asyncio.TimeoutError):
@@ -95,8 +101,32 @@ class Supervisor:
             admin.close()
         log.info("stopped")
 
+    def _bind_local(self) -> None:
+        """Binds the Unix socket. Where it was not asked for, a node can do without: its clients use TCP."""
+        setting = self.config.network.socket
+        path = socket_path(setting, self.data_address.port)
+        if path is None:
+            return
+        try:
+            self.local = LocalSocket(path)
+        except ConfigError as error:
+            self._without_local(error)
+
+    def _without_local(self, error: ConfigError) -> None:
+        if self.config.network.socket != AUTO:
+            raise error
+        log.warning("no shared memory for clients on this host: %s", error)
+        if self.local is not None:
+            self.local.close()
+            self.local = None
+
     def _listen(self, data: socket.socket) -> None:
-        self.acceptor = Acceptor(data, self._adopt)
+        if self.local is not None:
+            try:
+                self.local.open()
+            except ConfigError as error:
+                self._without_local(error)
+        self.acceptor = Acceptor(data, self._adopt, self.local.sock if self.local is not None else None)
         try:
             self.acceptor.open()
         except OSError as error:
@@ -111,8 +141,9 @@ class Supervisor:
     def _start_lanes(self) -> None:
         count = self.config.lane_count
         cpus = lane_cpus(count)
+        shm = {"socket": str(self.local.path), "node": secrets.token_hex(16)} if self.local is not None else None
         for index in range(count):
-            lane = LaneProcess(index, start_message(self.config, index), cpus[index] if cpus else None)
+            lane = LaneProcess(index, start_message(self.config, index, shm), cpus[index] if cpus else None)
             self.lanes.append(lane)
             self._lane_tasks.append(asyncio.create_task(lane.run()))
 
@@ -204,8 +235,11 @@ class Supervisor:
         return metrics.render(await self.status())
 
 
-def start_message(config: ServerConfig, lane: int) -> dict[str, Any]:
-    """The first control message: all that a lane needs to know, the keys among it."""
+def start_message(config: ServerConfig, lane: int, shm: dict[str, str] | None = None) -> dict[str, Any]:
+    """The first control message: all that a lane needs to know, the keys among it.
+
+    ``shm`` is what the lane tells its clients: the path of the Unix socket, and a name for this start of the node.
+    """
     segment_size = config.storage.segment_size
     return {
         "op": "start",
@@ -219,6 +253,7 @@ def start_message(config: ServerConfig, lane: int) -> dict[str, Any]:
         "durability": config.storage.durability,
         "memory_bytes": config.drive_memory_bytes,
         "namespaces": config.namespace_rules,
+        "shm": shm,
         "limits": {"connections_max": -(-config.limits.connections_max // config.lane_count)},
         "log": {"level": config.log.level, "format": config.log.format},
     }

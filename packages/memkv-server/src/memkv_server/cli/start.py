@@ -30,6 +30,9 @@ def start(
     config: Annotated[Path | None, typer.Option("--config", "-c", help="Settings file (yaml).")] = None,
     address: Annotated[str | None, typer.Option(help="Data address, host:port. Default 0.0.0.0:9900.")] = None,
     admin: Annotated[str | None, typer.Option(help="Admin address, host:port. Default: data port + 1.")] = None,
+    socket: Annotated[
+        str | None, typer.Option(help="Unix socket for clients on this host: a path, auto or none. Default: auto.")
+    ] = None,
     path: Annotated[list[Path] | None, typer.Option(help="Folder or device for the blocks; may be repeated.")] = None,
     mode: Annotated[str | None, typer.Option(help="file, direct or memory.")] = None,
     capacity: Annotated[str | None, typer.Option(help="Hard bound of the node, such as 800GiB, or 100%.")] = None,
@@ -54,6 +57,7 @@ def start(
         "network": {
             "address": address,
             "admin_address": admin,
+            "socket": socket,
             "auth_key": read_key_file(auth_key_file) if auth_key_file is not None else None,
         },
         "storage": {
