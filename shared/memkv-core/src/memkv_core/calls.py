@@ -7,6 +7,7 @@ by one thread.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -32,11 +33,13 @@ class KeysCall:
         self.key_count = len(keys)
         self.sources: Parts = []
         self.payload_bytes = 0
+        self.expected_bytes = 0  # of payload at most, in whichever direction
         self.response_metadata_bytes = len(keys)
         self.started = False
         self.done = False
         self.error: MemKVError | None = None
         self.statuses = b""
+        self.ended_s = 0.0  # time.monotonic() when all of the response was in place and verified
 
     @property
     def metadata(self) -> bytes:
@@ -52,7 +55,7 @@ class KeysCall:
             raise RemoteProtocolError(f"{header.key_count} answers to {self.key_count} keys")
 
     def landed(self, received_bytes: int) -> None:
-        """Nothing lands but for a GET."""
+        self.ended_s = time.monotonic()  # nothing lands but for a GET
 
 
 class LookupCall(KeysCall):
@@ -92,7 +95,7 @@ class PutCall(KeysCall):
         self._lengths = [total_bytes(parts) for parts in values]
         self.flags = Flag.META if metas is not None else 0
         self.sources = [part for parts in values for part in parts]
-        self.payload_bytes = sum(self._lengths)
+        self.payload_bytes = self.expected_bytes = sum(self._lengths)
 
     @property
     def metadata(self) -> bytes:
@@ -120,6 +123,7 @@ class GetCall(KeysCall):
         super().__init__(Opcode.GET, positions, keys)
         self._targets = targets
         self._capacities = capacities
+        self.expected_bytes = sum(capacities)
         self._kind_min = kind_min
         self.flags = Flag.META if with_meta else 0
         self.response_metadata_bytes = (2 + 4 + DIGEST_BYTES) * len(keys)
@@ -176,3 +180,4 @@ class GetCall(KeysCall):
                     self.corrupt.append(place)
             at += 1
         self._verified = at
+        self.ended_s = time.monotonic()

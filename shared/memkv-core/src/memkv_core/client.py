@@ -24,7 +24,8 @@ from memkv_core.calls import GetCall, KeysCall, LookupCall, PutCall
 from memkv_core.config import ClientConfig
 from memkv_core.digests import KINDS
 from memkv_core.dispatch import Dispatcher
-from memkv_core.errors import ClientClosedError, ConfigError
+from memkv_core.errors import ClientClosedError, ConfigError, InvalidArgumentError
+from memkv_core.estimates import Estimates, ServerEstimate
 from memkv_core.fleet import Fleet
 from memkv_core.license import License, load_license
 from memkv_core.metrics import clients as metric_clients
@@ -86,7 +87,8 @@ class Client:
         self._agent = f"memkv-core/{__version__} {socket.gethostname()}:{os.getpid()}"[:128]
         self._transport = self._make_transport(self._new_session, config)
         self._fleet = Fleet(router.servers, self._transport.ping)
-        self._dispatcher = Dispatcher(router, self._fleet, self._transport)
+        self._estimates = Estimates(router.servers)
+        self._dispatcher = Dispatcher(router, self._fleet, self._transport, self._estimates)
         self._recorder = Recorder()
         self._closed = False
         self._tracer = export.watch(self)
@@ -301,6 +303,32 @@ class Client:
     def stats(self) -> ClientStats:
         """Counters and latencies since start; cheap."""
         return self._recorder.snapshot(self._fleet.opened_count)
+
+    def estimate(self, count_bytes: int) -> float | None:
+        """How many milliseconds a get of so many bytes, spread over the servers, would take if it began now.
+
+        From what this client's calls took lately (``memkv_core.estimates``): for each server that is in use its
+        latency, its speed, and what this client has under way there; the slowest one counts. None while too little
+        is known: before the third get, and when no get of a server was seen for 30 s. It knows nothing of a server
+        whose blocks this client has not read, nor of whether the blocks are there, and what other clients do shows
+        only in how long the last calls took. Cheap: no call goes out.
+        """
+        if count_bytes < 0:
+            raise InvalidArgumentError(f"a get of {count_bytes} bytes", remedy="give 0 or more")
+        used = [server for server in self.servers if self._fleet.allows(server)]
+        expected_s = self._estimates.expected_s(count_bytes, used, time.monotonic())
+        return None if expected_s is None else expected_s * 1e3
+
+    def estimates(self) -> dict[str, ServerEstimate]:
+        """What ``estimate`` stands on: speed, latency and queue of each server, as far as they are known."""
+        return self._estimates.snapshot(time.monotonic())
+
+    def count_declined(self, key_count: int) -> None:
+        """Counts blocks that are there and that the caller does not read, since it has them sooner in another way.
+
+        They stand in ``stats().misses`` under "declined".
+        """
+        self._recorder.misses({"declined": key_count})
 
     def servers_down(self) -> dict[str, str]:
         """The servers that are not used for now, each with what closed it off in one line; empty when all is well."""

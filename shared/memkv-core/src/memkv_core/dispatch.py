@@ -10,12 +10,13 @@ from typing import Final, TypeVar
 
 from memkv_core.arguments import cut
 from memkv_core.calls import KeysCall
-from memkv_core.errors import ConnectError, DisconnectedError, MemKVError, RefusedError
+from memkv_core.errors import ConnectError, DisconnectedError, MemKVError, RefusedError, TransportTimeoutError
+from memkv_core.estimates import Estimates
 from memkv_core.fleet import Fleet
 from memkv_core.guard import cause_of
 from memkv_core.router import Router, lanes_of
 from memkv_core.transports.base import Route, Transport
-from memkv_core.wire import ErrorCode
+from memkv_core.wire import ErrorCode, Opcode
 
 C = TypeVar("C", bound=KeysCall)  # a KeysCall is a transports.base.Call
 Make = Callable[[Sequence[int]], C]  # positions in the batch -> a call for them
@@ -28,6 +29,14 @@ _SESSION_REFUSALS: Final = frozenset(
 )
 
 
+_TEACH: Final = frozenset({Opcode.GET, Opcode.EXISTS, Opcode.LOOKUP})  # how long a get takes
+
+
+def _moved_bytes(call: KeysCall) -> int:
+    """What a call moved; all that it might have, where time was up first: it takes that long at least."""
+    return getattr(call, "received_bytes", 0) if call.done else call.expected_bytes
+
+
 def _cause(error: MemKVError | None) -> str:
     return "unreachable" if error is None else cause_of(error)
 
@@ -35,10 +44,11 @@ def _cause(error: MemKVError | None) -> str:
 class Dispatcher:
     """Runs batches for one client. Thread-safe; every method returns by ``deadline_s``."""
 
-    def __init__(self, router: Router, fleet: Fleet, transport: Transport) -> None:
+    def __init__(self, router: Router, fleet: Fleet, transport: Transport, estimates: Estimates | None = None) -> None:
         self._router = router
         self._fleet = fleet
         self._transport = transport
+        self._estimates = estimates
         self._first_lanes = {server: Route(server, 0) for server in router.servers}
 
     def run(
@@ -65,7 +75,7 @@ class Dispatcher:
             retry: list[int] = []
             work = self._work(make, positions, hashes, sizes, deadline_s, order, failed, retry)
             if work:
-                self._transport.run(work, deadline_s)
+                self._run(work, deadline_s)
             self._settle(work, done, failed, retry, deadline_s - started_s)
             if not retry or attempt == _RETRIES:
                 break
@@ -75,6 +85,30 @@ class Dispatcher:
             time.sleep(pause_s)
             positions = retry
         return done, failed, attempt
+
+    def _run(self, work: Sequence[tuple[Route, Sequence[C]]], deadline_s: float) -> None:
+        """Has the transport run the calls, and learns from how long they took."""
+        estimates = self._estimates
+        if estimates is None:
+            self._transport.run(work, deadline_s)
+            return
+        by_server: dict[str, list[C]] = {}
+        for route, calls in work:
+            by_server.setdefault(route.server, []).extend(calls)
+        expected = {server: sum(call.expected_bytes for call in calls) for server, calls in by_server.items()}
+        began_s = time.monotonic()
+        ahead = estimates.begin(expected)
+        try:
+            self._transport.run(work, deadline_s)
+        finally:
+            estimates.end(expected)
+        now_s = time.monotonic()
+        for server, calls in by_server.items():
+            if calls[0].opcode in _TEACH:
+                moved = sum(_moved_bytes(call) for call in calls)
+                ended_s = max(call.ended_s if call.done else now_s for call in calls)
+                if all(call.done or isinstance(call.error, TransportTimeoutError) for call in calls):
+                    estimates.observe(server, moved, ahead[server], max(ended_s - began_s, 0.0), now_s)
 
     def _work(
         self,

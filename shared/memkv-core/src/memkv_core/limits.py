@@ -71,3 +71,7 @@ EXPORTER_PORTS_MAX: Final = 64  # from MEMKV_PROMETHEUS_BIND on: one for each pr
 # Guard and logs.
 LOG_INTERVAL_S: Final = 10.0  # one line per cause in this time; the next says how many were left out
 LOG_KEYS_MAX: Final = 256
+
+# Estimates of how long a get would take.
+ESTIMATE_GETS_MIN: Final = 3  # the first one also connects
+ESTIMATE_STALE_S: Final = 30.0

@@ -34,7 +34,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class ClientStats:
-    """A snapshot. ``misses`` is by cause: absent, too_long, corrupt, timeout, unreachable, refused."""
+    """A snapshot. ``misses`` is by cause: absent, too_long, corrupt, timeout, unreachable, refused, declined.
+
+    Declined blocks are no misses of the cluster's: the caller did not want them (``Client.count_declined``).
+    """
 
     keys: dict[str, int] = field(default_factory=dict)  # by operation
     hits: dict[str, int] = field(default_factory=dict)  # by operation: found, stored, deleted
@@ -87,6 +90,12 @@ class Recorder:
             self._calls[operation] += 1
             self._total_us[operation] += int(elapsed_us)
             self._buckets[operation][min(int(elapsed_us).bit_length(), _BUCKETS - 1)] += 1
+
+    def misses(self, misses: dict[str, int]) -> None:
+        """Misses outside of any call."""
+        with self._lock:
+            for cause, count in misses.items():
+                self._misses[cause] += count
 
     def snapshot(self, breaker_opened: int) -> ClientStats:
         with self._lock:
