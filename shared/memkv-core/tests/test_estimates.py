@@ -168,3 +168,9 @@ def test_misses_and_puts_teach_nothing_of_the_speed(client: Client) -> None:
         client.put([b"%d" % number], [block])
         client.get([b"none"], [bytearray(128 * KIB)])
     assert client.estimate(MIB) is None
+
+
+def test_declined_blocks_are_counted(client: Client) -> None:
+    client.count_declined(3)
+    client.count_declined(2)
+    assert client.stats().misses == {"declined": 5}

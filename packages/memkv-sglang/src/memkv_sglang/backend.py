@@ -16,13 +16,15 @@ The pool is not known at construction, so the namespace is bound in ``register_m
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from memkv_core import Client, ClientConfig
 from memkv_core.errors import InvalidArgumentError
 from memkv_core.guard import Guard
-from memkv_core.log import get_logger
+from memkv_core.log import RateLimitedLog, get_logger
 from memkv_core.metrics import export
 from memkv_sglang import _compat, layout
 from memkv_sglang.binding import PoolBinding
@@ -32,9 +34,11 @@ from memkv_sglang.layout import Page
 from memkv_sglang.namespaces import Namespaces
 from memkv_sglang.options import Options, call_timeout_ms
 from memkv_sglang.pools import ALL_PAGES, Verdict
+from memkv_sglang.saving import Saving
 from memkv_sglang.stats import TransferStats
 
 logger = get_logger(__name__)
+_log = RateLimitedLog(logger)
 
 GUARD = Guard("memkv_sglang")
 KV = "kv"
@@ -71,6 +75,9 @@ class MemKVHiCacheStorage(_compat.HiCacheStorage):
         self._client = Client(config)
         self._namespaces = Namespaces(storage_config, options, self._client)
         self._stats = TransferStats(enabled=bool(getattr(storage_config, "enable_storage_metrics", False)))
+        self._saving = None
+        if options.min_saving_ms is not None:
+            self._saving = Saving(options.min_saving_ms, options.prefill_tokens_per_s)
         self._bindings: dict[str, PoolBinding] = {}
         _log_ready(self._client, config, self._namespaces.suffix)
         if not options.interface_v1:
@@ -118,6 +125,7 @@ class MemKVHiCacheStorage(_compat.HiCacheStorage):
         kv = self._pool(KV)
         if kv.is_logical:
             return [True] * len(keys)
+        self._computed(keys)
         return kv.write(keys, host_indices, self._deadline(), self._stats)
 
     # -- KV pages, as flat tensors (without interface_v1) -----------------------------------------------------------
@@ -158,6 +166,7 @@ class MemKVHiCacheStorage(_compat.HiCacheStorage):
         kv = self._pool(KV)
         if kv.is_logical:
             return True
+        self._computed(keys)
         return all(kv.put(keys, self._blocks(kv, values), self._deadline(), self._stats))
 
     @staticmethod
@@ -172,12 +181,37 @@ class MemKVHiCacheStorage(_compat.HiCacheStorage):
 
     @GUARD.guarded(miss=0)
     def batch_exists(self, keys: Sequence[str], extra_info: Any = None) -> int:
-        """How many pages from the first one on are stored without a gap. Any number of keys, one deadline."""
-        return self._lookup(keys, self._deadline())
+        """How many pages from the first one on are stored without a gap. Any number of keys, one deadline.
+
+        0 also where they are, but computing them is faster (``min_saving_ms``).
+        """
+        return self._worth_loading(keys, self._lookup(keys, self._deadline()))
 
     def _lookup(self, keys: Sequence[str], deadline: Deadline) -> int:
         kv = self._pool(KV)
         return 0 if kv.is_logical else kv.lookup(keys, deadline)
+
+    # -- load, or compute again -------------------------------------------------------------------------------------
+    def _worth_loading(self, keys: Sequence[str], pages: int) -> int:
+        """``pages`` that are there, or 0 where the engine computes them faster than they load. Counted as declined."""
+        saving = self._saving
+        if saving is None:
+            return pages
+        kv = self._pool(KV)
+        if pages and saving.declines(pages, kv.page_tokens, load_ms := kv.client.estimate(pages * kv.page_bytes)):
+            kv.client.count_declined(pages)
+            _log.log(
+                logging.INFO, "declined",
+                "%d pages are computed again: loading them would take %.1f ms and save less than %g ms",
+                pages, load_ms, saving.min_saving_ms,
+            )  # fmt: skip
+            pages = 0
+        saving.pace.missing(keys[pages:], time.monotonic())
+        return pages
+
+    def _computed(self, keys: Sequence[str]) -> None:
+        if self._saving is not None:
+            self._saving.pace.written(keys, time.monotonic())
 
     # -- side pools (v2) --------------------------------------------------------------------------------------------
     @GUARD.guarded(miss=_no_prefix)
@@ -189,7 +223,9 @@ class MemKVHiCacheStorage(_compat.HiCacheStorage):
         A logical KV pool (DeepSeek-V4) holds nothing itself: its pages count as there, the side pools decide.
         """
         deadline = self._deadline()
-        kv_pages = len(keys) if self._pool(KV).is_logical else self._lookup(keys, deadline)
+        kv_pages = len(keys)
+        if not self._pool(KV).is_logical:
+            kv_pages = self._worth_loading(keys, self._lookup(keys, deadline))
         verdict = Verdict(kv_pages)
         if kv_pages:
             verdict.pool_hits[_compat.kv_pool_name()] = kv_pages

@@ -158,6 +158,11 @@ class PoolBinding:
         return [block for page in flat for block in layout.split_flat(page, len(self._suffixes))]
 
     @property
+    def page_tokens(self) -> int:
+        """Tokens of a page."""
+        return self._slots
+
+    @property
     def page_bytes(self) -> int:
         """Bytes of a whole page, all virtual ranks together."""
         return sum(self._shape.page_bytes) * len(self._suffixes)

@@ -27,3 +27,8 @@ STATS_TRANSFERS_COUNT: Final = 4_096
 
 # How old the generation of a namespace (see generation.py) may be; another process's clear() is seen within this.
 GENERATION_REFRESH_S: Final = 2.0
+
+# What the prefill speed is seen by (saving.py): marked pages that the engine was told are missing, and how long it may
+# take until it hands them over; a longer wait says nothing of its speed.
+SAVING_MARKS_COUNT: Final = 4_096
+SAVING_WAIT_S: Final = 60.0

@@ -3,12 +3,14 @@
 
 Every field of ``memkv_core.ClientConfig`` may stand there and comes before the yaml file and the environment. Four
 more belong to this adapter and say what sglang's page keys do not (``identity.py``): ``tag``, ``kv_cache_dtype``,
-``model_path`` and ``fingerprint``.
+``model_path`` and ``fingerprint``. Two say when a page is not worth its loading (``saving.py``): ``min_saving_ms`` and
+``prefill_tokens_per_s``.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +31,8 @@ SGLANG_KEYS = frozenset(
 )  # fmt: skip
 _SGLANG_PREFIXES = ("hicache_", "prefetch_")  # how sglang names its own: a newer one is not ours to refuse
 _TEXT_KEYS = ("tag", "kv_cache_dtype", "model_path")
+_NUMBER_KEYS = ("min_saving_ms", "prefill_tokens_per_s")
+_OWN_KEYS = frozenset({*_TEXT_KEYS, *_NUMBER_KEYS, "fingerprint"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Options:
     model_path: str | None = None
     fingerprint: bool = True
     interface_v1: bool = False
+    min_saving_ms: float | None = None  # None: whatever is there is loaded
+    prefill_tokens_per_s: float | None = None
 
     @classmethod
     def parse(cls, extra_config: Mapping[str, Any] | None) -> Options:
@@ -49,7 +55,7 @@ class Options:
         fields = ClientConfig.model_fields
         unknown = [key for key in extra if key not in fields and not _is_known(key)]
         if unknown:
-            accepted = sorted({*fields, *_TEXT_KEYS, "fingerprint"})
+            accepted = sorted({*fields, *_OWN_KEYS})
             near = difflib.get_close_matches(unknown[0], [*accepted, *SGLANG_KEYS], n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise ConfigError(
@@ -60,6 +66,14 @@ class Options:
             value = extra.get(key)
             if value is not None and not (isinstance(value, str) and value):
                 raise _wrong(key, value, "a text that is not empty")
+        for key in _NUMBER_KEYS:
+            value = extra.get(key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise _wrong(key, value, "a number")
+        if not 0 <= (extra.get("min_saving_ms") or 0) < math.inf:
+            raise _wrong("min_saving_ms", extra["min_saving_ms"], "milliseconds, 0 or more")
+        if not 0 < (1 if extra.get("prefill_tokens_per_s") is None else extra["prefill_tokens_per_s"]) < math.inf:
+            raise _wrong("prefill_tokens_per_s", extra["prefill_tokens_per_s"], "tokens a second, more than 0")
         if not isinstance(extra.get("fingerprint", True), bool):
             raise _wrong("fingerprint", extra["fingerprint"], "true or false")
         return cls(
@@ -69,6 +83,8 @@ class Options:
             model_path=extra.get("model_path"),
             fingerprint=extra.get("fingerprint", True),
             interface_v1=bool(extra.get("interface_v1", 0)),
+            min_saving_ms=extra.get("min_saving_ms"),
+            prefill_tokens_per_s=extra.get("prefill_tokens_per_s"),
         )
 
     def client_config(self) -> ClientConfig:
@@ -87,7 +103,7 @@ def call_timeout_ms(config: ClientConfig) -> int:
 
 
 def _is_known(key: str) -> bool:
-    return key in SGLANG_KEYS or key in _TEXT_KEYS or key == "fingerprint" or key.startswith(_SGLANG_PREFIXES)
+    return key in SGLANG_KEYS or key in _OWN_KEYS or key.startswith(_SGLANG_PREFIXES)
 
 
 def _wrong(key: str, value: object, accepted: str) -> ConfigError:

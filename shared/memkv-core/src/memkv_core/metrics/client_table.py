@@ -20,7 +20,7 @@ SECTIONS: Final = (
             Metric("memkv_client_request_hits_total", "counter", "Keys found, stored or deleted", _OP),
             Metric(
                 "memkv_client_misses_total", "counter",
-                "Keys that were no hit: absent, too_long, corrupt, timeout, unreachable, refused, error",
+                "Keys that were no hit: absent, too_long, corrupt, timeout, unreachable, refused, declined, error",
                 (*_COMMON, "cause"),
             ),
             Metric("memkv_client_sent_bytes_total", "counter", "Payload bytes of puts", _COMMON),
