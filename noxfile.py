@@ -125,6 +125,14 @@ def cluster(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def deploy(session: nox.Session) -> None:
+    """What MemKV is deployed with: dashboard and alerts on a real Prometheus, units, images, charts."""
+    session.install("prometheus-client")  # a client's exporter
+    _install_wheels(session, "deploy")
+    session.run("pytest", "integration-tests/deploy", *session.posargs)
+
+
+@nox.session(default=False)
 def simulate(session: nox.Session) -> None:
     """Random histories of a store on a drive that fails; seeds after ``--``, or else one drawn anew."""
     _install_wheels(session, "test")
@@ -242,7 +250,10 @@ def _test_folders() -> list[Path]:
 
 def _integration_folders() -> list[Path]:
     root = ROOT / "integration-tests"
-    return [*root.glob("test_*.py"), *(root / name for name in ("cluster", "rig", "torture", "powercut", *ENGINES))]
+    return [
+        *root.glob("test_*.py"),
+        *(root / name for name in ("cluster", "deploy", "rig", "torture", "powercut", *ENGINES)),
+    ]
 
 
 def _environment(session: nox.Session, name: str, interpreter: str) -> str:

@@ -46,6 +46,7 @@ _NAMESPACE: Final = {
         field: f"memkv_namespace_{field}_total" for field in ("hits", "misses", "expired_records", "over_quota_records")
     },
 }
+_NO_MISSES: Final = dict.fromkeys(("absent", "too_long", "corrupt", "no_space", "read_only"), 0)
 _STATES: Final = ("online", "read-only", "offline")
 
 
@@ -152,9 +153,10 @@ def _operations(label: str, transports: Mapping[str, Mapping[str, Mapping[str, A
             for field, name in _OPERATION.items():
                 yield Sample(name, labels, counters[field])
             yield Sample("memkv_request_duration_seconds", labels, counters["duration"])
-            for cause, count in counters["misses"].items():
+            zeros = _NO_MISSES if op in ("get", "put") else {}  # or the first would not count as an increase
+            for cause, count in {**zeros, **counters["misses"]}.items():
                 yield Sample("memkv_request_misses_total", (*labels, cause), count)
-            for code, count in counters["refused"].items():
+            for code, count in {"storage": 0, **counters["refused"]}.items():
                 yield Sample("memkv_request_errors_total", (*labels, code), count)
 
 

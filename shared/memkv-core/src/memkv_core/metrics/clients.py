@@ -11,11 +11,15 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from memkv_core import forks
 from memkv_core._version import __version__
 from memkv_core.stats import ClientStats
+
+
+# Of a key that was no hit. Those that never were are exported as zero, or the first would not count as an increase.
+CAUSES: Final = ("absent", "too_long", "corrupt", "timeout", "unreachable", "refused", "error")
 
 
 class Sample(NamedTuple):
@@ -131,8 +135,8 @@ class ClientCounts:
                 total + latency.total_us / 1e6,
                 [one + other for one, other in zip(counts, latency.buckets)],
             )
-        for cause, count in stats.misses.items():
-            counters["memkv_client_misses_total", (*common, cause)] += count
+        for cause in CAUSES:
+            counters["memkv_client_misses_total", (*common, cause)] += stats.misses.get(cause, 0)
         counters["memkv_client_sent_bytes_total", common] += stats.sent_bytes
         counters["memkv_client_received_bytes_total", common] += stats.received_bytes
         counters["memkv_client_retries_total", common] += stats.retries
