@@ -122,7 +122,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
                 break
         token = folder / "token"
         token.write_text(admin_token(bytes.fromhex(cluster.env["MEMKV_AUTH_KEY"])))
-        server = Prometheus(folder, {
+        server = scraping = Prometheus(folder, {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(RULES)],
             "scrape_configs": [
@@ -134,7 +134,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         assert wait_until(server.ready), server.log.read_text()
         # Evictions begin, so that every metric has something to say; then two more scrapes, for the rates.
         evicting = "sum(increase(memkv_evicted_segments_total[1m])) > 0"
-        assert wait_until(lambda: bool(server is not None and server.ask("query", query=evicting)["result"]), 120)
+        assert wait_until(lambda: bool(scraping.ask("query", query=evicting)["result"]), 120)
         time.sleep(3)
         yield server
     finally:

@@ -17,7 +17,6 @@ from memkv_core import forks
 from memkv_core._version import __version__
 from memkv_core.stats import ClientStats
 
-
 # Of a key that was no hit. Those that never were are exported as zero, or the first would not count as an increase.
 CAUSES: Final = ("absent", "too_long", "corrupt", "timeout", "unreachable", "refused", "error")
 
