@@ -242,7 +242,7 @@ def test_a_connection_that_dies_meanwhile_harms_nobody(running: Running, gate: G
     gate.open.set()
     assert answer(other) == HIT
     assert other.get(b"k") == b"value"
-    wait_for(lambda: not running.lane._context.waiting)
+    wait_for(lambda: not running.lane.context.waiting)
     engine = running.engine._bays[0].engine
     assert engine is not None
     segments = engine._pool.segments

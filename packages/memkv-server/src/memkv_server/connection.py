@@ -5,8 +5,9 @@
                           │ ▲
                           └─┘ while output is pending nothing more is read: a slow reader slows itself, not the lane
 
-An answer may have to wait for the drive (``Response.barrier``, ``reading``). It keeps its place: answers to later
-frames, up to PENDING_MAX in all, wait behind it, and ``settle`` sends what may go.
+An answer may have to wait for the drive (``Response.barrier``, ``reading``) or for what moves its payload (``move``).
+It keeps its place: answers to later frames, up to PENDING_MAX in all, wait behind it, and ``settle`` sends what may go.
+While the values of a PUT are being moved here no further frame is read, as during a payload.
 
 Payload bytes of a PUT go by ``recvmsg_into`` into the reservation's extents, those of a GET by ``sendmsg`` from the
 engine's views. What came along with a frame's head (at most READ_AHEAD_BYTES) is copied over.
@@ -37,7 +38,9 @@ from memkv_core.session import Session
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode
 from memkv_server import limits
 from memkv_server.engine.base import Engine, Namespace, ReadBatch, Reservation
-from memkv_server.handler import Handler, Response
+from memkv_server.handler import Handler, Response, refuse
+from memkv_server.movers import MoverSource, MoverUnavailableError
+from memkv_server.placed import PlacedPut, Placements
 
 _LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.connection"))
 
@@ -64,7 +67,9 @@ class LaneContext:
     drain: memoryview = field(default_factory=lambda: memoryview(bytearray(limits.DRAIN_BYTES)))
     draining: bool = False
     crowded: Callable[[], bool] = lambda: False
-    waiting: set[Connection] = field(default_factory=set)  # those with answers that wait for the drive
+    waiting: set[Connection] = field(default_factory=set)  # those with answers that wait for the drive or for a move
+    rdma: MoverSource | None = None
+    moving: bool = False  # a connection has more to move itself: the loop must not sleep
     errors: dict[str, int] = field(
         default_factory=lambda: {"auth": 0, "protocol": 0, "identity": 0, "stalled": 0, "lost": 0, "internal": 0}
     )
@@ -102,6 +107,8 @@ class Connection:
         self._payload: Cursor | None = None
         self._reservation: Reservation | None = None
         self._put_begun_s = 0.0
+        self._placements: Placements | None = None
+        self._moving: PlacedPut | None = None  # no further frame is read before its values are here
         self._outputs: list[_Output] = []
         self._pending: deque[tuple[int, int, Response]] = deque()  # opcode, request id, answer: what waits
         self._closing = False  # once the outputs are sent
@@ -124,7 +131,7 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        return self.phase is Phase.FRAMES and not self._outputs and not self._pending and not self._have
+        return self.phase is Phase.FRAMES and not (self._outputs or self._pending or self._moving or self._have)
 
     @property
     def pending_count(self) -> int:
@@ -136,13 +143,15 @@ class Connection:
         """What it is doing, in one word: a value of the metrics."""
         if self._outputs:
             return "sending"
-        if self._payload is not None:
+        if self._payload is not None or self._moving is not None:
             return "receiving"
         return "waiting" if self._pending else "idle"
 
     @property
     def _crowded(self) -> bool:
-        """As many answers wait as may: no further frame is read."""
+        """As many answers wait as may, or a PUT's values are on their way: no further frame is read."""
+        if self._moving is not None:
+            return True
         return len(self._pending) >= limits.PENDING_MAX and self.phase is not Phase.PAYLOAD
 
     def on_event(self, now_s: float) -> None:
@@ -152,7 +161,10 @@ class Connection:
 
     def settle(self, now_s: float) -> bool:
         """Sends the answers that need not wait any longer; whether there were any."""
-        if not self._pending or not self._pending[0][2].may_go:
+        if self._placements is not None and self._placements.mover.turn():
+            self._context.moving = True
+        moved = self._moving is not None and self._moving.move.settled
+        if not moved and not (self._pending and self._pending[0][2].may_go):
             return False
         self.progress_s = now_s
         self._guarded(self._answer_pending)
@@ -170,10 +182,16 @@ class Connection:
             self._receive()
 
     def _answer_pending(self) -> None:
+        if self._moving is not None and self._moving.move.settled:
+            self._end_placed_put(self._moving)
         while self._pending and self._pending[0][2].may_go:
             opcode, request_id, response = self._pending.popleft()
-            self._answer(opcode, request_id, response.settled())
-        if not self._pending:
+            response = response.settled()
+            if not response.may_go:  # it was read, and now has to be moved
+                self._pending.appendleft((opcode, request_id, response))
+                continue
+            self._answer(opcode, request_id, response)
+        if not self._pending and self._moving is None:
             self._context.waiting.discard(self)
         self._consume()
 
@@ -196,8 +214,8 @@ class Connection:
 
     def check(self, now_s: float) -> None:
         """Closes a peer that left a handshake or a frame unfinished for too long."""
-        if self._pending and not self._outputs:
-            return  # it is the drive that is waited for
+        if (self._pending or self._moving is not None) and not self._outputs:
+            return  # it is the drive that is waited for, or what moves
         bound_s = limits.HANDSHAKE_S if self.phase in (Phase.HELLO, Phase.PROOF) else limits.STALL_S
         if not self.idle and now_s - self.progress_s > bound_s:
             self._context.errors["stalled"] += 1
@@ -209,15 +227,26 @@ class Connection:
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
-        if self._reservation is not None:
-            self._context.engine.abort(self._reservation)
-            self._reservation = None
-        for read in [output.read for output in self._outputs] + [response.read for _, _, response in self._pending]:
-            if read is not None:
-                self._context.engine.release(read)
+        reservations = [self._reservation, self._moving.reservation if self._moving is not None else None]
+        reads = [output.read for output in self._outputs] + [response.read for _, _, response in self._pending]
         for _, _, response in self._pending:
             if response.reading is not None:
                 response.reading.abandon()
+        engine = self._context.engine
+
+        def give_back() -> None:
+            for reservation in reservations:
+                if reservation is not None:
+                    engine.abort(reservation)
+            for read in reads:
+                if read is not None:
+                    engine.release(read)
+
+        self._reservation = self._moving = None
+        if self._placements is None:
+            give_back()
+        else:
+            self._placements.close(give_back)  # not before nothing moves to or from it any more
         self._outputs.clear()
         self._pending.clear()
         self._context.waiting.discard(self)
@@ -329,6 +358,8 @@ class Connection:
         }
         if context.shm is not None:
             welcome["shm"] = {**context.shm, "host": host_digest(hello.key_id)}
+        if context.rdma is not None and (offer := context.rdma.offer()) is not None:
+            welcome["rdma"] = offer
         self._respond(Opcode.WELCOME, 0, Response(json.dumps(welcome, separators=(",", ":")).encode()))
 
     # -- frames -------------------------------------------------------------------------------------------------------
@@ -339,6 +370,9 @@ class Connection:
         assert self.namespace is not None
         if header.flags & Flag.RESPONSE:
             raise RemoteProtocolError("a response from a client")
+        if header.flags & Flag.PLACED or header.opcode >= Opcode.REGISTER_REGION:
+            self._placed_frame(header, metadata)
+            return
         if header.opcode != Opcode.PUT:
             response = self._context.handler.handle(self.namespace, header, metadata, self.transport)
             self._respond(header.opcode, header.request_id, response)
@@ -358,6 +392,57 @@ class Connection:
         self._take_read_ahead(self._payload)
         if not self._payload.left:
             self._end_put()
+
+    def _placed_frame(self, header: Header, metadata: bytes) -> None:
+        """A frame without a payload that is about moving one."""
+        if header.payload_bytes:
+            raise RemoteProtocolError(f"operation 0x{header.opcode:02x} with a payload that the server is to move")
+        placements, response = self._placements, None
+        if header.opcode == Opcode.CONNECT_RDMA:
+            response = self._connect(self._context.rdma, "rdma", metadata)
+        elif placements is not None and header.opcode == Opcode.REGISTER_REGION:
+            response = placements.register(metadata)
+        elif placements is not None and header.opcode == Opcode.GET:
+            assert self.namespace is not None
+            response = self._context.handler.handle(
+                self.namespace, header, metadata, placements.transport, placements.get
+            )
+        elif placements is not None and header.opcode == Opcode.PUT:
+            self._begin_placed_put(placements, header, metadata)
+            return
+        if response is None:
+            text = f"this session moves nothing for operation 0x{header.opcode:02x}"
+            response = refuse(ErrorCode.UNSUPPORTED_OPCODE, text)
+        self._respond(header.opcode, header.request_id, response)
+
+    def _connect(self, source: MoverSource | None, transport: str, metadata: bytes) -> Response | None:
+        if source is None:
+            return None
+        try:
+            mover, answer = source.connect(metadata, self.agent)
+        except MoverUnavailableError as error:
+            return refuse(ErrorCode.LIMIT_EXCEEDED, str(error))
+        replaced, self._placements = self._placements, Placements(self._context.handler, mover, transport)
+        if replaced is not None:
+            replaced.close(lambda: None)  # what it was moving fails when nothing of it moves any more
+        return Response(answer)
+
+    def _begin_placed_put(self, placements: Placements, header: Header, metadata: bytes) -> None:
+        assert self.namespace is not None
+        begun = placements.begin_put(self.namespace, header, metadata)
+        if isinstance(begun, Response):
+            self._respond(header.opcode, header.request_id, begun)
+        elif begun.move.settled:
+            self._respond(header.opcode, header.request_id, placements.end_put(begun))
+        else:
+            self._moving = begun
+            self._context.waiting.add(self)
+            self._context.moving = True
+
+    def _end_placed_put(self, put: PlacedPut) -> None:
+        assert self._placements is not None
+        self._moving = None
+        self._respond(put.header.opcode, put.header.request_id, self._placements.end_put(put))
 
     def _drain_views(self, size: int) -> Iterator[memoryview]:
         drain = self._context.drain
@@ -404,6 +489,8 @@ class Connection:
         if self._pending or not response.may_go:
             self._pending.append((opcode, request_id, response))
             self._context.waiting.add(self)
+            if response.move is not None:
+                self._context.moving = True
         else:
             self._answer(opcode, request_id, response.settled())
 

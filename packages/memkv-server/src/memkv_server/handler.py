@@ -22,6 +22,7 @@ from memkv_core.log import RateLimitedLog
 from memkv_core.metrics.histogram import BUCKETS, sparse
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode
 from memkv_server.engine.base import Barrier, Engine, Namespace, ReadBatch, Reading, Reservation, Status
+from memkv_server.movers import Move
 
 _LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.handler"))
 _RUN: Final = struct.Struct("<I")
@@ -86,7 +87,8 @@ class OpCounters:
 class Response:
     """What goes back: the frame's fields, the payload's views, and the read that pins them.
 
-    One with a ``barrier`` or a ``reading`` must not go before that has settled, and then as ``settled`` gives it.
+    One with a ``barrier``, a ``reading`` or a ``move`` must not go before that has settled, and then as ``settled``
+    gives it.
     Whoever sends it calls ``sent`` once all of it is with the kernel.
     """
 
@@ -99,6 +101,7 @@ class Response:
     barrier: Barrier | None = None
     reading: Reading | None = None
     finish: Callable[[ReadBatch], Response] | None = None
+    move: Move | None = None
     counters: OpCounters | None = None  # that ``sent`` counts in
     started_s: float = 0.0
 
@@ -112,19 +115,28 @@ class Response:
     @property
     def may_go(self) -> bool:
         """Whether nothing is left to be waited for."""
-        return (self.barrier is None or self.barrier.settled) and (self.reading is None or self.reading.settled)
+        return (
+            (self.barrier is None or self.barrier.settled)
+            and (self.reading is None or self.reading.settled)
+            and (self.move is None or self.move.settled)
+        )
 
     def settled(self) -> Response:
-        """Itself, or what came of its ``reading``.
+        """Itself, or what came of its ``reading``, which may have to wait again: for its move.
 
-        Where the drive failed before the barrier settled it says instead that nothing was stored or deleted.
+        Where the drive failed before the barrier settled it says instead that nothing was stored or deleted, and where
+        the move failed, that it did.
         """
         if self.reading is not None and self.finish is not None:
             response = self.finish(self.reading.finish())
             response.counters, response.started_s = self.counters, self.started_s
-            return response
+            return response.settled() if response.may_go else response
         if self.barrier is not None and self.barrier.failure is not None:
             self.metadata = self.metadata.translate(_NOT_DURABLE)
+        if self.move is not None and self.move.failure is not None:
+            refusal = refuse(ErrorCode.MOVE_FAILED, self.move.failure)
+            refusal.read = self.read  # to be released
+            return refusal
         return self
 
 
@@ -145,11 +157,21 @@ class Handler:
             for transport, operations in self.counters.items()
         }
 
-    def handle(self, namespace: Namespace, header: Header, metadata: bytes, transport: str = "tcp") -> Response:
-        """Every operation but PUT. RemoteProtocolError where the frame breaks a rule."""
+    def handle(
+        self,
+        namespace: Namespace,
+        header: Header,
+        metadata: bytes,
+        transport: str = "tcp",
+        operation: Operation | None = None,
+    ) -> Response:
+        """Every operation but PUT. RemoteProtocolError where the frame breaks a rule.
+
+        ``operation`` is done in place of the one that the opcode names.
+        """
         if header.payload_bytes:
             raise RemoteProtocolError(f"operation 0x{header.opcode:02x} with a payload")
-        operation = _OPERATIONS.get(header.opcode)
+        operation = operation or _OPERATIONS.get(header.opcode)
         if operation is None:
             return refuse(ErrorCode.UNSUPPORTED_OPCODE, f"this server does not know operation 0x{header.opcode:02x}")
         started_s = time.perf_counter()
@@ -171,9 +193,15 @@ class Handler:
         self, namespace: Namespace, header: Header, metadata: bytes, transport: str = "tcp"
     ) -> tuple[Reservation | None, Sequence[int]]:
         """(the reservation, the values' lengths). No reservation when the drive fails: the payload is drained."""
+        request = wire.decode_put(metadata, header)
+        return self.reserve(namespace, header, request, transport), request.lengths
+
+    def reserve(
+        self, namespace: Namespace, header: Header, request: wire.PutRequest, transport: str
+    ) -> Reservation | None:
+        """Space for a PUT's values; None when the drive fails."""
         started_s = time.perf_counter()
         counters = self.counters[transport][Opcode.PUT]
-        request = wire.decode_put(metadata, header)
         try:
             if namespace.dropped:
                 self._reopen(namespace)
@@ -182,9 +210,9 @@ class Handler:
             )
         except StorageError as error:
             self._storage_failed(error, counters)
-            return None, request.lengths
+            return None
         counters.seconds += time.perf_counter() - started_s
-        return reservation, request.lengths
+        return reservation
 
     def end_put(
         self, reservation: Reservation | None, header: Header, begun_s: float | None = None, transport: str = "tcp"
@@ -226,6 +254,28 @@ class Handler:
         def finish(read: ReadBatch) -> Response:
             return self._read(namespace, wants_meta, read, counters)
 
+        return Response(count=header.key_count, reading=reading, finish=finish)
+
+    def get_placed(
+        self,
+        namespace: Namespace,
+        header: Header,
+        keys: Sequence[bytes],
+        capacities: Sequence[int],
+        place: Place,
+        counters: OpCounters,
+    ) -> Response:
+        """GET whose values ``place`` moves when they are there, in place of a payload."""
+        reading = self.engine.begin_read(namespace, keys, capacities)
+        wants_meta = header.flags & Flag.META
+
+        def finish(read: ReadBatch) -> Response:
+            response = self._read(namespace, wants_meta, read, counters)
+            place(response, read)
+            return response
+
+        if reading.settled:
+            return finish(reading.finish())
         return Response(count=header.key_count, reading=reading, finish=finish)
 
     def _read(self, namespace: Namespace, wants_meta: int, read: ReadBatch, counters: OpCounters) -> Response:
@@ -286,13 +336,16 @@ class Handler:
         return refuse(ErrorCode.STORAGE, "the drive failed; see the server's log")
 
 
+Place = Callable[[Response, ReadBatch], None]  # has the values moved: the response waits for it and has no payload
+
+
 def refuse(code: ErrorCode, text: str) -> Response:
     """An error frame."""
     return Response(wire.encode_error(code, text), flags=Flag.RESPONSE | Flag.ERROR)
 
 
-_Operation = Callable[[Handler, Namespace, Header, bytes, OpCounters], Response]
-_OPERATIONS: Final[dict[int, _Operation]] = {
+Operation = Callable[[Handler, Namespace, Header, bytes, OpCounters], Response]
+_OPERATIONS: Final[dict[int, Operation]] = {
     Opcode.PING: Handler._ping,
     Opcode.STAT: Handler._stat,
     Opcode.GET: Handler._get,

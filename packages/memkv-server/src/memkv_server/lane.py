@@ -21,6 +21,7 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any, Final
 
 from memkv_core.auth import Keyring
@@ -45,16 +46,17 @@ class Lane:
         self._engine = engine
         self._connections: dict[int, Connection] = {}
         self._connections_max = int(start["limits"].get("connections_max", limits.CONNECTIONS_MAX))
-        self._context = LaneContext(
+        self.context = LaneContext(
             Handler(engine),
             Keyring(bytes.fromhex(key) for key in start["auth_keys"]),
             int(start["lane"]),
             int(start["lane_count"]),
             shm=start.get("shm"),
         )
-        self._context.crowded = lambda: len(self._connections) > self._connections_max
+        self.context.crowded = lambda: len(self._connections) > self._connections_max
         self._epoll = select.epoll()
         self._masks: dict[int, int] = {}
+        self._watched: dict[int, Callable[[], None]] = {}  # other descriptors, and what to do when one is readable
         self._stop_at_s: float | None = None
         self._sweep_at_s = 0.0
         control.setblocking(False)
@@ -73,16 +75,28 @@ class Lane:
             if now_s >= self._sweep_at_s:
                 self._sweep(now_s)
             more_work = self._engine.tick()
-            if self._context.waiting:
+            if self.context.waiting:
+                self.context.moving = False
                 self._settle(now_s)
+                more_work |= self.context.moving
         for connection in list(self._connections.values()):
             self._forget(connection)
         self._engine.close()
 
+    def watch(self, fd: int, readable: Callable[[], None]) -> None:
+        """Has the loop call ``readable`` whenever there is something to read, until ``unwatch``."""
+        self._watched[fd] = readable
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Before the descriptor is closed."""
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
     def drain(self, now_s: float) -> None:
         """No new sessions; those that are idle end now, the others when they are, at the latest in DRAIN_S."""
         if self._stop_at_s is None:
-            self._context.draining = True
+            self.context.draining = True
             self._stop_at_s = now_s + limits.DRAIN_S
 
     def stop(self) -> None:
@@ -99,6 +113,8 @@ class Lane:
                 elif fd == self._engine.wake_fd:
                     with contextlib.suppress(BlockingIOError):  # what it woke the lane for is done in tick
                         os.eventfd_read(fd)
+                elif fd in self._watched:
+                    self._watched[fd]()
             elif connection.bulk:
                 later.append(connection)
             else:
@@ -112,7 +128,7 @@ class Lane:
 
     def _settle(self, now_s: float) -> None:
         """Sends the answers that had to wait for the drive."""
-        for connection in list(self._context.waiting):
+        for connection in list(self.context.waiting):
             if connection.settle(now_s):
                 self._look_after(connection)
 
@@ -172,7 +188,7 @@ class Lane:
         with contextlib.suppress(OSError):  # not a TCP socket (tests): nothing to set
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        connection = Connection(sock, prefix[: limits.PREFIX_BYTES_MAX], self._context, now_s)
+        connection = Connection(sock, prefix[: limits.PREFIX_BYTES_MAX], self.context, now_s)
         self._connections[connection.fd] = connection
         self._masks[connection.fd] = connection.mask
         self._epoll.register(connection.fd, connection.mask)
@@ -186,9 +202,9 @@ class Lane:
             "sessions": sum(connection.namespace is not None for connection in connections),
             "by_transport": dict(Counter(connection.transport for connection in connections)),
             "activity": dict(Counter(connection.activity for connection in connections)),
-            "pending_answers": sum(connection.pending_count for connection in self._context.waiting),
-            "transports": self._context.handler.counts(),
-            "errors": dict(self._context.errors),
+            "pending_answers": sum(connection.pending_count for connection in self.context.waiting),
+            "transports": self.context.handler.counts(),
+            "errors": dict(self.context.errors),
             "engine": self._usage(),
         }
 

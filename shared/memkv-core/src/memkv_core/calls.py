@@ -32,6 +32,7 @@ class KeysCall:
         self.keys = keys
         self.key_count = len(keys)
         self.sources: Parts = []
+        self.blocks: Sequence[Parts] | None = None
         self.payload_bytes = 0
         self.expected_bytes = 0  # of payload at most, in whichever direction
         self.response_metadata_bytes = len(keys)
@@ -90,7 +91,7 @@ class PutCall(KeysCall):
     ) -> None:
         super().__init__(Opcode.PUT, positions, keys)
         self.kind = kind
-        self._values = values
+        self.blocks = self._values = values
         self._metas = metas
         self._lengths = [total_bytes(parts) for parts in values]
         self.flags = Flag.META if metas is not None else 0
@@ -121,7 +122,7 @@ class GetCall(KeysCall):
         kind_min: int,
     ) -> None:
         super().__init__(Opcode.GET, positions, keys)
-        self._targets = targets
+        self.blocks = self._targets = targets
         self._capacities = capacities
         self.expected_bytes = sum(capacities)
         self._kind_min = kind_min
@@ -145,8 +146,8 @@ class GetCall(KeysCall):
 
     def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
         self._check_count(header)
-        if (header.flags ^ self.flags) & Flag.META:
-            raise RemoteProtocolError("meta that was not asked for, or none where it was")
+        if (header.flags ^ self.flags) & (Flag.META | Flag.PLACED):
+            raise RemoteProtocolError("meta or placed values that were not asked for, or none where they were")
         response = wire.decode_get_response(metadata, header)
         self.statuses = response.statuses
         self.metas = response.metas

@@ -147,6 +147,7 @@ class _Carrier:
         self.payload_bytes = call.payload_bytes
         self.response_metadata_bytes = call.response_metadata_bytes
         self.sources = self._spoilt_sources() if fault == "flip_source" else call.sources
+        self.blocks: Sequence[list[memoryview]] | None = None  # so that the payload comes by here
 
     @property
     def metadata(self) -> bytes:

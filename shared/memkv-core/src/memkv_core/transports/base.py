@@ -34,6 +34,7 @@ class Call(Protocol):
     kind: int
     key_count: int
     sources: list[memoryview]  # the request's payload, gathered; not altered by the transport
+    blocks: Sequence[list[memoryview]] | None  # the memory of each key that its value comes from (PUT) or goes to (GET)
     payload_bytes: int
     response_metadata_bytes: int  # of a plain success: a hint that saves a system call; nothing depends on it
     started: bool

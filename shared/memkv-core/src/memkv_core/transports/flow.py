@@ -3,7 +3,8 @@
 
 A generator here runs until the socket would block, then yields a poll mask; whoever drives it (``tcp.TCPTransport``)
 waits for that and resumes it. So one thread moves any number of connections, and the deadline is in one place.
-Payload bytes go by ``sendmsg`` and ``recvmsg_into`` from and to the caller's memory, with the GIL released.
+Payload bytes go by ``sendmsg`` and ``recvmsg_into`` from and to the caller's memory, with the GIL released; or, where
+the flow has a ``path``, the server moves them and only frames pass here.
 
 Used by one thread at a time; ``close`` may come from any.
 """
@@ -16,7 +17,7 @@ import os
 import select
 import socket
 from collections.abc import Generator, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from memkv_core import handshake, wire
 from memkv_core.buffers import Cursor
@@ -27,9 +28,28 @@ from memkv_core.transports.resolve import Resolved
 
 Steps = Generator[int, int, None]  # yields what to poll for, is sent what is ready
 
+MOVED: Final = 1 << 16  # beside the poll masks: something may have happened on the path (``Path.fileno``)
+_HELD: Final = 1 << 17  # nothing to wait for: an earlier call has to be done first
+
 _HEAD_BYTES: Final = 4096
 _RECEIVES_PER_STEP: Final = 8
 _SENDS_PER_STEP: Final = 8
+
+
+class Path(Protocol):
+    """How the server moves the payload of this flow's calls from and to the client's memory (``one_sided``)."""
+
+    def fileno(self) -> int:
+        """Readable when ``arrived`` may have changed."""
+
+    def may_send(self, call: Call) -> bool:
+        """Whether a call can be sent now; False only while an earlier one of this flow is under way."""
+
+    def arrived(self, request_id: int) -> bool:
+        """Whether what was moved for a request that has been answered is in place."""
+
+    def close(self) -> None:
+        """The fence: after this the server can move nothing here any more. Idempotent."""
 
 
 class Flow:
@@ -40,6 +60,7 @@ class Flow:
         self.session = session
         self.welcome: dict[str, Any] = {}
         self.open = False
+        self.path: Path | None = None
         self.resolved: Resolved | None = None  # what the transport keeps once this flow has proved it good
         self._address = address
         self._sock = socket.socket(family, socket.SOCK_STREAM)
@@ -52,6 +73,9 @@ class Flow:
     def fileno(self) -> int:
         return self._sock.fileno()
 
+    def path_fileno(self) -> int:
+        return -1 if self.path is None else self.path.fileno()
+
     def interrupt(self) -> None:
         """Has whoever uses this flow in another thread find it lost."""
         with contextlib.suppress(OSError):  # not connected, or closed already
@@ -60,6 +84,8 @@ class Flow:
     def close(self) -> None:
         """The fence: after this no byte can land in anyone's memory through this connection."""
         self.open = False
+        if self.path is not None:
+            self.path.close()
         self.session.close()
         self._sock.close()
 
@@ -125,14 +151,20 @@ class Flow:
         wants_send = next(sending, 0)
         wants_receive: int = select.POLLIN
         while wants_send or wants_receive:
-            ready = yield wants_send | wants_receive
-            if wants_send and ready & ~select.POLLIN:
+            ready = yield (wants_send | wants_receive) & ~_HELD
+            if wants_send & select.POLLOUT and ready & ~(select.POLLIN | MOVED):
                 wants_send = next(sending, 0)
             if ready & ~select.POLLOUT:
                 wants_receive = next(receiving, 0)
+            if wants_send == _HELD:
+                wants_send = next(sending, 0)
 
     def _send_all(self, calls: Sequence[Call], first_id: int) -> Steps:
+        path = self.path
         for number, call in enumerate(calls, first_id):
+            if path is not None:
+                while not path.may_send(call):
+                    yield _HELD
             sealed = self.session.seal(
                 call.opcode,
                 count=call.key_count,
@@ -165,8 +197,17 @@ class Flow:
             if header.payload_bytes:
                 yield from self._receive_payload(call, targets)
             else:
+                if header.flags & wire.Flag.PLACED:
+                    yield from self._wait_for_moved(header.request_id)
                 call.landed(0)
             call.done = True
+
+    def _wait_for_moved(self, request_id: int) -> Steps:
+        path = self.path
+        if path is None:
+            raise RemoteProtocolError(f"{self.route.server} says it has moved what nobody asked it to")
+        while not path.arrived(request_id):
+            yield MOVED
 
     def _send_at_once(self, sealed: bytes) -> int:
         """What the socket takes now of a frame without a payload: mostly all of it, and then this is all it costs."""

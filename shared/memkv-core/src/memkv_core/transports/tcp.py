@@ -27,7 +27,7 @@ from memkv_core.errors import (
 )
 from memkv_core.session import Session
 from memkv_core.transports.base import Call, Route
-from memkv_core.transports.flow import Flow, Steps
+from memkv_core.transports.flow import MOVED, Flow, Steps
 from memkv_core.transports.pool import Pool
 from memkv_core.transports.resolve import Lookup, Resolver
 
@@ -49,6 +49,7 @@ class _Task:
     holds_place: bool = False
     lookup: Lookup | None = None  # what it waits for before it can connect
     lane_count: int = 0  # what a task without calls is for
+    mask: int = 0  # what it is being polled for
 
 
 class TCPTransport:
@@ -143,7 +144,10 @@ class TCPTransport:
                 self._wait_to_start(pending, left_s)
                 continue
             for fd, events in poller.poll(1000 * (min(left_s, _PENDING_S) if pending else left_s)):
-                self._advance(waiting[fd], events, poller, waiting)
+                ready = waiting.get(fd)
+                if ready is not None:  # else it has two descriptors, and the other was enough
+                    assert ready.flow is not None
+                    self._advance(ready, events if fd == ready.flow.fileno() else MOVED, poller, waiting)
 
     def _drive_one(self, task: _Task, deadline_s: float) -> None:
         """As ``_drive``, without what several tasks need: half the cost of a small call."""
@@ -162,7 +166,7 @@ class TCPTransport:
         fd = task.flow.fileno()
         while mask:
             if mask != polled:
-                poller.register(fd, mask)  # registering again changes the mask
+                _watch(poller, task.flow, mask, polled)
                 polled = mask
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
@@ -170,7 +174,8 @@ class TCPTransport:
                 return
             ready = poller.poll(left_s * 1000)
             if ready:
-                mask = self._resume(task, ready[0][1])
+                at, events = ready[0]
+                mask = self._resume(task, events if at == fd else MOVED)
 
     def _wait_to_start(self, pending: Sequence[_Task], left_s: float) -> None:
         """Waits until one of the tasks may start, or something else is to be looked after."""
@@ -208,7 +213,7 @@ class TCPTransport:
                     return False
                 task.steps = self._connect_and_exchange(task, task.flow)
             elif task.calls:
-                task.steps = task.flow.exchange(task.calls)
+                task.steps = self._exchange(task.flow, task.calls)
         except MemKVError as error:
             task.error = error
         except OSError as error:
@@ -219,19 +224,27 @@ class TCPTransport:
         yield from flow.connect()
         task.lane_count = self._learn(task.route, flow)
         if task.calls:
-            yield from flow.exchange(task.calls)
+            yield from self._exchange(flow, task.calls)
+
+    def _exchange(self, flow: Flow, calls: Sequence[Call]) -> Steps:
+        """The calls of a task on an open flow; a transport that does more than TCP does it here."""
+        return flow.exchange(calls)
 
     def _advance(self, task: _Task, events: int | None, poller: select.poll, waiting: dict[int, _Task]) -> None:
         """Resumes a task and notes what it waits for next; a finished one leaves ``waiting``."""
         assert task.flow is not None
         fd = task.flow.fileno()
-        mask = self._resume(task, events)
-        if mask:
-            poller.register(fd, mask)  # registering again changes the mask
+        polled, task.mask = task.mask, self._resume(task, events)
+        if task.mask != polled:
+            _watch(poller, task.flow, task.mask, polled)
+        if polled & MOVED:
+            waiting.pop(task.flow.path_fileno(), None)
+        if task.mask:
             waiting[fd] = task
+            if task.mask & MOVED:
+                waiting[task.flow.path_fileno()] = task
             return
-        if waiting.pop(fd, None) is not None:
-            poller.unregister(fd)
+        waiting.pop(fd, None)
         self._finish(task)
 
     @staticmethod
@@ -293,6 +306,19 @@ class TCPTransport:
         elif route.lane != lane:
             raise ConnectError(f"{route.server} has other lanes than before")
         return lane_count
+
+
+def _watch(poller: select.poll, flow: Flow, mask: int, polled: int) -> None:
+    """Changes what a flow is polled for: the socket, and the path where ``MOVED`` is asked for."""
+    events = mask & ~MOVED
+    if events:
+        poller.register(flow.fileno(), events)  # registering again changes the mask
+    elif polled & ~MOVED:
+        poller.unregister(flow.fileno())
+    if mask & MOVED:
+        poller.register(flow.path_fileno(), select.POLLIN)
+    elif polled & MOVED:
+        poller.unregister(flow.path_fileno())
 
 
 def _too_late(task: _Task) -> TransportTimeoutError:

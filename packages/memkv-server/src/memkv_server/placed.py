@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames whose payload the lane moves itself: from places to pieces to a move, and to an answer when it has settled.
+
+What a PUT or GET means stays in ``handler``; what moves the bytes is a ``Mover``. One ``Placements`` belongs to one
+connection.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from memkv_core import wire
+from memkv_core.places import Access, decode_region
+from memkv_core.wire import ErrorCode, Flag, Header
+from memkv_server.engine.base import Namespace, ReadBatch, Reservation
+from memkv_server.handler import Handler, OpCounters, Response, refuse
+from memkv_server.movers import MOVED, Move, Mover, PlaceError, Regions, pair
+
+
+@dataclass(slots=True)
+class PlacedPut:
+    """A PUT whose values are on their way into its reservation."""
+
+    reservation: Reservation | None
+    header: Header  # with the bytes of its values for the payload it has not
+    move: Move
+    begun_s: float
+
+
+class Placements:
+    """A connection's regions and its mover."""
+
+    def __init__(self, handler: Handler, mover: Mover, transport: str) -> None:
+        self.mover = mover
+        self.transport = transport
+        self._handler = handler
+        self._regions = Regions()
+
+    def register(self, metadata: bytes) -> Response:
+        """REGISTER_REGION. RemoteProtocolError where the frame breaks a rule."""
+        request = decode_region(metadata)
+        try:
+            if request.region in self._regions:
+                self._regions.remove(request.region)
+                self.mover.deregister(request.region)
+            if not request.size_bytes:
+                return Response()
+            address, key, answer = self.mover.register(request)
+            self._regions.add(request, address, key)
+        except PlaceError as error:
+            return refuse(ErrorCode.LIMIT_EXCEEDED, str(error))
+        return Response(answer)
+
+    def get(
+        self, handler: Handler, namespace: Namespace, header: Header, metadata: bytes, counters: OpCounters
+    ) -> Response:
+        """GET, as an ``Operation``. The answer waits for its move."""
+        keys, capacities, places = wire.decode_placed_get(metadata, header.key_count)
+        try:
+            remote, rkeys = self._regions.resolve(places.parts, Access.WRITE)
+        except PlaceError as error:
+            counters.refused["places"] += 1
+            return refuse(ErrorCode.LIMIT_EXCEEDED, str(error))
+
+        def place(response: Response, read: ReadBatch) -> None:
+            response.move = self.mover.write(pair(places, remote, rkeys, read.views), header.request_id)
+            response.flags |= Flag.PLACED
+            response.views, response.payload_bytes = [], 0
+
+        return handler.get_placed(namespace, header, keys, capacities, place, counters)
+
+    def begin_put(self, namespace: Namespace, header: Header, metadata: bytes) -> Response | PlacedPut:
+        """PUT: space, and the move into it; ``end_put`` when that has settled."""
+        begun_s = time.perf_counter()
+        request, places = wire.decode_placed_put(metadata, header)
+        try:
+            remote, rkeys = self._regions.resolve(places.parts, Access.READ)
+        except PlaceError as error:
+            return refuse(ErrorCode.LIMIT_EXCEEDED, str(error))
+        reservation = self._handler.reserve(namespace, header, request, self.transport)
+        if reservation is None:
+            return self._handler.end_put(None, header)
+        pieces = pair(places, remote, rkeys, reservation.extents)
+        move = self.mover.read(pieces) if len(pieces.sizes) else MOVED
+        return PlacedPut(reservation, header._replace(payload_bytes=sum(request.lengths)), move, begun_s)
+
+    def end_put(self, put: PlacedPut) -> Response:
+        """Publishes what was moved, or gives the space up."""
+        reservation, put.reservation = put.reservation, None
+        if put.move.failure is not None:
+            if reservation is not None:
+                self._handler.engine.abort(reservation)
+            return refuse(ErrorCode.MOVE_FAILED, put.move.failure)
+        return self._handler.end_put(reservation, put.header, put.begun_s, self.transport)
+
+    def close(self, done: Callable[[], None]) -> None:
+        """See ``Mover.close``."""
+        self.mover.close(done)

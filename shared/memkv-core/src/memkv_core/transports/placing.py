@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A call whose payload the server moves: where each block is, registered or staged, and what is left to do when it is
+in place.
+
+Registered memory is named as it is: no byte of it is touched here but by the digest. A block in any other memory
+gets room in the staging slots: a PUT's is copied there before the frame goes, a GET's is copied out, and verified
+where it was wanted, when it has come.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from itertools import chain
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from memkv_core import wire
+from memkv_core.buffers import prefix_parts
+from memkv_core.errors import MemKVError, RemoteProtocolError
+from memkv_core.limits import PLACED_PARTS_MAX, VALUE_BYTES_MAX
+from memkv_core.places import PART, Places, encode_places
+from memkv_core.regions import Regions, address_of, addresses_of
+from memkv_core.staging import Staging
+from memkv_core.transports.base import Call
+from memkv_core.wire import Flag, Opcode, Status
+
+Parts = list[memoryview]
+
+_ALIGNMENT: Final = 64  # of a staged block: a cache line
+_BLOCK_PARTS_MAX: Final = 0xFFFF
+
+
+def copy(sources: Sequence[memoryview], targets: Sequence[memoryview]) -> None:
+    """Copies one list of views into another of the same length in bytes; the GIL is free meanwhile."""
+    source_at = target_at = at = done = 0
+    while at < len(sources):
+        source, target = sources[at], targets[target_at]
+        size = min(len(source) - source_at, len(target) - done)
+        ctypes.memmove(address_of(target) + done, address_of(source) + source_at, size)
+        source_at += size
+        done += size
+        if source_at == len(source):
+            at, source_at = at + 1, 0
+        if done == len(target):
+            target_at, done = target_at + 1, 0
+
+
+class Layout(NamedTuple):
+    """Where the blocks of a call are. ``staged`` maps the place of a block to (its offset, its bytes) in the slots."""
+
+    counts: npt.NDArray[np.uint16]
+    parts: npt.NDArray[np.void]  # of PART; those of staged blocks are filled in when there are slots
+    staged: dict[int, tuple[int, int]]
+    staged_bytes: int  # room in the slots
+    too_many_parts: bool
+
+
+def lay_out(blocks: Sequence[Parts], regions: Regions, *, direct: bool) -> Layout:
+    """Registered blocks by their regions, if ``direct``; all others staged."""
+    count = len(blocks)
+    counts = np.fromiter(map(len, blocks), np.int64, count)
+    views = list(chain.from_iterable(blocks))
+    sizes = np.fromiter(map(len, views), np.int64, len(views))
+    if max(len(views), int(counts.max(initial=0))) > min(PLACED_PARTS_MAX, _BLOCK_PARTS_MAX):
+        numbers, offsets = np.full(len(views), -1, np.int64), np.zeros(len(views), np.uint64)
+    elif direct and views:
+        numbers, offsets = regions.find(addresses_of(views), sizes)
+    else:
+        numbers, offsets = np.full(len(views), -1, np.int64), np.zeros(len(views), np.uint64)
+    if (numbers >= 0).all():
+        parts = np.empty(len(views), PART)
+        parts["region"], parts["offset"], parts["bytes"] = numbers, offsets, sizes
+        return Layout(counts.astype(np.uint16), parts, {}, 0, False)
+    return _lay_out_mixed(counts, sizes, numbers, offsets)
+
+
+def _lay_out_mixed(
+    counts: npt.NDArray[np.int64],
+    sizes: npt.NDArray[np.int64],
+    numbers: npt.NDArray[np.int64],
+    offsets: npt.NDArray[np.uint64],
+) -> Layout:
+    bounds = np.concatenate(([0], np.cumsum(counts)))
+    missing = np.diff(np.concatenate(([0], np.cumsum(numbers < 0)))[bounds])
+    block_bytes = np.diff(np.concatenate(([0], np.cumsum(sizes)))[bounds])
+    kept = np.repeat(missing == 0, counts)
+    parts = np.empty(int(kept.sum()), PART)
+    parts["region"], parts["offset"], parts["bytes"] = numbers[kept], offsets[kept], sizes[kept]
+    staged: dict[int, tuple[int, int]] = {}
+    at = 0
+    for place in np.flatnonzero(missing).tolist():
+        size = int(block_bytes[place])
+        staged[place] = (at, size)
+        at += -(-size // _ALIGNMENT) * _ALIGNMENT
+    direct_counts = np.where(missing > 0, 0, counts)
+    return Layout(direct_counts.astype(np.uint16), parts, staged, at, len(parts) + len(staged) > PLACED_PARTS_MAX)
+
+
+class Shelf:
+    """What the calls on one path share: where memory is registered, the staging, and what is under way."""
+
+    def __init__(self, regions: Regions, staging: Staging, *, puts_direct: bool, gets_direct: bool, depth: int) -> None:
+        self.regions = regions
+        self.staging = staging
+        self.puts_direct = puts_direct  # a PUT's values from registered memory
+        self.gets_direct = gets_direct  # a GET's to registered memory
+        self.depth = depth  # of GETs
+        self.slots_known = 0  # of the staging, by the server
+        self.under_way: set[PlacedCall] = set()
+        self.gets_under_way = 0
+
+
+class PlacedCall:
+    """A ``Call`` whose payload the server moves, or if it must be (``inline``) goes as it would have without this.
+
+    ``registered_bytes`` and ``staged_bytes`` tell, once it is done, how its values came or went.
+    """
+
+    def __init__(self, call: Call, shelf: Shelf) -> None:
+        assert call.blocks is not None
+        self.call = call
+        self.opcode, self.kind, self.key_count = call.opcode, call.kind, call.key_count
+        self.response_metadata_bytes = call.response_metadata_bytes
+        self.sources: Parts = []
+        self.blocks: Sequence[Parts] | None = None
+        self.payload_bytes = 0
+        self.slots: list[int] = []
+        self.registered_bytes = self.staged_bytes = 0
+        self.inline_cause: str | None = None
+        self._shelf = shelf
+        self._is_get = call.opcode == Opcode.GET
+        self._blocks: Sequence[Parts] = call.blocks
+        if self._is_get and max(map(_size, self._blocks), default=0) > VALUE_BYTES_MAX:
+            self._blocks = [prefix_parts(parts, min(_size(parts), VALUE_BYTES_MAX)) for parts in self._blocks]
+        direct = shelf.gets_direct if self._is_get else shelf.puts_direct
+        self._layout = lay_out(self._blocks, shelf.regions, direct=direct)
+        self._scatter: list[tuple[int, int]] = []  # (place, length) of each hit
+        self._placed = False
+
+    # -- a call, to whoever runs it -----------------------------------------------------------------------------------
+    @property
+    def flags(self) -> int:
+        return self.call.flags
+
+    @flags.setter
+    def flags(self, flags: int) -> None:
+        self.call.flags = flags
+
+    @property
+    def started(self) -> bool:
+        return self.call.started
+
+    @started.setter
+    def started(self, started: bool) -> None:
+        self.call.started = started
+
+    @property
+    def done(self) -> bool:
+        return self.call.done
+
+    @done.setter
+    def done(self, done: bool) -> None:
+        self.call.done = done
+        self._count()
+        self._leave()
+
+    @property
+    def error(self) -> MemKVError | None:
+        return self.call.error
+
+    @error.setter
+    def error(self, error: MemKVError | None) -> None:
+        """The server refused it: nothing of it moves any more."""
+        self.call.error = error
+        self._leave()
+
+    @property
+    def placed(self) -> bool:
+        """Whether it went with PLACED."""
+        return self._placed
+
+    @property
+    def staged_need(self) -> int:
+        """Room that it wants in the staging."""
+        return 0 if self._layout.too_many_parts else self._layout.staged_bytes
+
+    def prepare(self) -> bool:
+        """Takes what it needs; False where it must wait for an earlier call of the same path."""
+        shelf, layout = self._shelf, self._layout
+        if layout.too_many_parts:
+            self._inline("parts")
+            return True
+        if self._is_get and shelf.gets_under_way >= shelf.depth:
+            return False
+        if layout.staged_bytes:
+            slots = shelf.staging.take(layout.staged_bytes, shelf.slots_known)
+            if slots is None:
+                if shelf.under_way:
+                    return False
+                self._inline("staging")
+                return True
+            self.slots = slots
+        self._placed = True
+        self.call.flags |= Flag.PLACED
+        shelf.under_way.add(self)
+        shelf.gets_under_way += self._is_get
+        return True
+
+    def _inline(self, cause: str) -> None:
+        self.inline_cause = cause
+        self.sources, self.payload_bytes = self.call.sources, self.call.payload_bytes
+
+    @property
+    def metadata(self) -> bytes:
+        metadata = self.call.metadata
+        if not self._placed:
+            return metadata
+        layout = self._layout
+        if not layout.staged:
+            return metadata + encode_places(Places(layout.counts, layout.parts))
+        if not self._is_get:
+            for place in layout.staged:
+                copy(self._blocks[place], self._staged_views(place))
+        return metadata + encode_places(self._places())
+
+    def _places(self) -> Places:
+        """The places with those of the staged blocks among them."""
+        layout, regions = self._layout, self._shelf.regions
+        counts = layout.counts.copy()
+        rows: list[npt.NDArray[np.void]] = []
+        at = 0
+        for place, count in enumerate(layout.counts.tolist()):
+            rows.append(layout.parts[at : at + count])
+            at += count
+            if place in layout.staged:
+                views = self._staged_views(place)
+                part = np.empty(len(views), PART)
+                sizes = np.fromiter(map(len, views), np.int64, len(views))
+                part["region"], part["offset"] = regions.find(addresses_of(views), sizes)
+                part["bytes"] = sizes
+                counts[place] = len(views)
+                rows.append(part)
+        return Places(counts, np.concatenate(rows))
+
+    def _staged_views(self, place: int) -> Parts:
+        return self._shelf.staging.views(self.slots, *self._layout.staged[place])
+
+    def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
+        if not self._placed:
+            return self.call.accept(header, metadata)
+        if self._is_get and not header.flags & Flag.PLACED:
+            raise RemoteProtocolError("an answer that does not say that the values were placed")
+        self.call.accept(header, metadata)
+        if self._is_get:
+            count = self.key_count
+            lengths = np.frombuffer(metadata, "<u4", count, 2 * count).tolist()
+            self._scatter = [
+                (place, lengths[place]) for place, status in enumerate(metadata[:count]) if status == Status.HIT
+            ]
+        return []
+
+    def landed(self, received_bytes: int) -> None:
+        """All of it is in place: what was staged is copied to where it was wanted, then verified there."""
+        if not self._placed:
+            self.call.landed(received_bytes)
+            return
+        staged, total = self._layout.staged, 0
+        for place, length in self._scatter:
+            total += length
+            if place in staged and length:
+                offset, _ = staged[place]
+                views = self._shelf.staging.views(self.slots, offset, length)
+                copy(views, prefix_parts(self._blocks[place], length))
+                self.call.landed(total)
+        self.call.landed(total)
+
+    # -- bookkeeping --------------------------------------------------------------------------------------------------
+    def _count(self) -> None:
+        if not self._placed:
+            return
+        moved = self._scatter if self._is_get else enumerate(map(_size, self._blocks))
+        for place, length in moved:
+            if place in self._layout.staged:
+                self.staged_bytes += length
+            else:
+                self.registered_bytes += length
+
+    def _leave(self) -> None:
+        """Nothing moves for it any more: its slots are for others."""
+        shelf = self._shelf
+        if self in shelf.under_way:
+            shelf.under_way.remove(self)
+            shelf.gets_under_way -= self._is_get
+            shelf.staging.give_back(self.slots)
+            self.slots = []
+        self.call.flags &= ~Flag.PLACED
+
+
+def _size(parts: Sequence[memoryview]) -> int:
+    return sum(map(len, parts))
