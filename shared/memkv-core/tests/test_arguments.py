@@ -100,6 +100,18 @@ def test_timeouts() -> None:
         arguments.checked_timeout_s(float("nan"), 5000)  # type: ignore[arg-type]
 
 
+# -- parts of a batch --------------------------------------------------------------------------------------------------
+@given(st.integers(0, 9), st.integers(0, 9), st.booleans())
+def test_taken_and_spread(start: int, count: int, run: bool) -> None:
+    """A run of positions and a list of them mean the same."""
+    values = [f"value {number}" for number in range(20)]
+    positions = range(start, start + count) if run else list(range(start, start + count))
+    assert list(arguments.taken(values, positions)) == values[start : start + count]
+    target = ["old"] * 20
+    arguments.spread(values[:count], positions, target)
+    assert target == ["old"] * start + values[:count] + ["old"] * (20 - start - count)
+
+
 # -- frames -----------------------------------------------------------------------------------------------------------
 @given(count=st.integers(0, 3 * limits.FRAME_KEYS_MAX))
 def test_cut_by_count(count: int) -> None:

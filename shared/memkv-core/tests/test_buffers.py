@@ -91,6 +91,32 @@ def test_parts() -> None:
     assert buffers.total_bytes(buffers.parts_of([b"a", b"bc"])) == 3
 
 
+@pytest.mark.parametrize(
+    ("blocks", "flat"),
+    [
+        ([memoryview(b"abc"), memoryview(b"d")], True),
+        ([memoryview(b"abc"), b"d"], False),
+        ([memoryview(b"abc"), [memoryview(b"d")]], False),
+        ([memoryview(b"abc"), memoryview(b"")], False),
+        ([np.zeros(2, np.uint16).data], False),
+        ([np.zeros((2, 2), np.uint8).data], False),
+        ([np.zeros(4, np.uint8).data[::2]], False),
+        ([], False),
+    ],
+)
+def test_flat_views_are_known_as_such(blocks: list[Any], flat: bool) -> None:
+    assert buffers.are_flat_views(blocks) == flat
+    assert not buffers.are_flat_views(blocks, writable=True)
+
+
+def test_flat_views_that_are_writable() -> None:
+    writable = memoryview(bytearray(3))
+    assert buffers.are_flat_views([writable, writable], writable=True)
+    assert not buffers.are_flat_views([writable, memoryview(b"abc")], writable=True)
+    writable.release()
+    assert not buffers.are_flat_views([writable])
+
+
 @pytest.mark.parametrize("target", [b"abc", [bytearray(1), b"x"], memoryview(b"abc"), np.frombuffer(b"ab", np.uint8)])
 def test_a_target_is_writable(target: Any) -> None:
     buffers.parts_of(target)
@@ -170,6 +196,16 @@ def test_a_window_is_about_what_a_socket_takes() -> None:
         cursor.advance(size)
     alone = Cursor([memoryview(bytearray(4 * limits.WINDOW_BYTES))])
     assert len(alone.window()) == 1
+
+
+def test_a_window_follows_what_was_moved_last() -> None:
+    cursor = Cursor([memoryview(bytearray(4096)) for _ in range(1024)])
+    offered = []
+    for size in (100_000, 300_000, 1, 2_000_000):
+        cursor.advance(size)
+        offered.append(sum(map(len, cursor.window())))
+    for size, wanted in zip(offered, (limits.WINDOW_BYTES_MIN, 600_000, limits.WINDOW_BYTES_MIN, cursor.left)):
+        assert wanted <= size <= wanted + 2 * 4096
 
 
 def test_empty_cursor() -> None:

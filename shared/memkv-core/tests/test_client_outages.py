@@ -19,6 +19,7 @@ import pytest
 
 from memkv_core.client import Client
 from memkv_core.config import ClientConfig
+from memkv_core.router import KeyHashes
 from memkv_core.testing.socket_server import SocketServer
 
 KEY = bytes(range(32))
@@ -68,7 +69,7 @@ def client(make_client: Callable[..., Client]) -> Client:
 
 def home(client: Client, server: SocketServer) -> set[bytes]:
     """The keys that live on a server."""
-    indices = client._router.place(client._hashes(KEYS))
+    indices = client._router.place(KeyHashes(KEYS, client._seed).at(range(len(KEYS))))
     return {key for key, index in zip(KEYS, indices) if client.servers[index] == server.address}
 
 

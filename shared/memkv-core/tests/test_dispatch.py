@@ -24,7 +24,7 @@ from memkv_core.errors import (
     TransportTimeoutError,
 )
 from memkv_core.fleet import Fleet
-from memkv_core.router import Router
+from memkv_core.router import KeyHashes, Router
 from memkv_core.transports.base import Call, Route
 from memkv_core.wire import ErrorCode, Opcode, Status
 
@@ -102,7 +102,7 @@ def run(transport: ScriptedTransport, fleet: Fleet) -> Run:
         return dispatcher.run(
             lambda share: KeysCall(Opcode.EXISTS, share, [KEYS[position] for position in share]),
             positions,
-            HASHES,
+            KeyHashes(KEYS, router.namespace_seed("n")),
             None,
             time.monotonic() + 20,
             order=order,

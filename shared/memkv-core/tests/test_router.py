@@ -26,6 +26,13 @@ def homes(placed: Router, order: int = 0, hashes: list[int] = SOME) -> list[str]
     return [placed.servers[index] for index in placed.place(hashes, order)]
 
 
+def test_hashes_of_a_batch() -> None:
+    keys = [b"a", b"b", b"c"]
+    hashes = router.KeyHashes(keys, 7)
+    assert hashes.at([2, 0]) == [router.key_hash(b"c", 7), router.key_hash(b"a", 7)]
+    assert hashes.at(range(1, 2)) == [router.key_hash(b"b", 7)]
+
+
 @pytest.mark.parametrize(
     "servers",
     [

@@ -6,8 +6,10 @@ Pure: nothing here copies or reads a payload byte.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from typing import Any
+from itertools import accumulate
+from typing import Any, TypeGuard
 
 from memkv_core import limits
 from memkv_core.errors import InvalidArgumentError
@@ -40,6 +42,23 @@ def parts_of(block: Block, *, writable: bool = False) -> list[memoryview]:
     return [part for part in parts if part.nbytes]
 
 
+def are_flat_views(blocks: Sequence[Any], *, writable: bool = False) -> TypeGuard[Sequence[memoryview]]:
+    """Whether every block is one view that can be used as it is: flat, not empty, and ``writable`` where it must be.
+
+    A fifth of a microsecond a block, where ``parts_of`` takes more than one.
+    """
+    if set(map(type, blocks)) != {memoryview}:
+        return False
+    try:
+        return (
+            {(block.format, block.ndim, block.c_contiguous) for block in blocks} == {("B", 1, True)}
+            and 0 not in map(len, blocks)
+            and not (writable and True in {block.readonly for block in blocks})
+        )
+    except ValueError:  # one was released: ``parts_of`` has the words for it
+        return False
+
+
 def total_bytes(parts: Sequence[memoryview]) -> int:
     """How long the parts are together."""
     return sum(map(len, parts))
@@ -60,36 +79,39 @@ def prefix_parts(parts: Sequence[memoryview], size: int) -> list[memoryview]:
 class Cursor:
     """How far a list of views has been sent from or received into; hands out at most IOV_MAX of what is left.
 
-    Used by one thread. ``left`` is in bytes.
+    Used by one thread. ``left`` is in bytes. The views' ends are added up once, so that a move costs two bisections
+    however many views it covers.
     """
 
-    __slots__ = ("_at", "_views", "left")
+    __slots__ = ("_at", "_done", "_ends", "_views", "_window_bytes", "left")
 
     def __init__(self, views: list[memoryview]) -> None:
         self._views = views
-        self._at = 0
-        self.left = total_bytes(views)
+        self._ends = list(accumulate(map(len, views)))
+        self._at = self._done = 0
+        self._window_bytes = limits.WINDOW_BYTES
+        self.left = self._ends[-1] if views else 0
 
     def window(self) -> list[memoryview]:
-        """What comes next, for one sendmsg or recvmsg_into: about WINDOW_BYTES, since a socket takes no more at once
-        and each view handed over costs some 60 ns."""
-        count = len(self._views) - self._at
-        if self.left > limits.WINDOW_BYTES:
-            count = max(1, min(count, count * limits.WINDOW_BYTES // self.left + 1))
-        return self._views[self._at : self._at + min(count, limits.IOV_MAX)]
+        """What comes next, for one sendmsg or recvmsg_into.
+
+        Twice what was moved last, and WINDOW_BYTES at most: each view handed over costs some 60 ns, moved or not.
+        """
+        if self.left <= self._window_bytes:
+            return self._views[self._at : self._at + limits.IOV_MAX]
+        until = bisect_left(self._ends, self._done + self._window_bytes, self._at) + 1
+        return self._views[self._at : min(until, self._at + limits.IOV_MAX)]
 
     def advance(self, size: int) -> None:
         """``size`` bytes of the window have been moved."""
         self.left -= size
-        views, at = self._views, self._at
-        while size:
-            length = len(views[at])
-            if size < length:
-                views[at] = views[at][size:]
-                break
-            size -= length
-            at += 1
-        self._at = at
+        self._done += size
+        self._window_bytes = max(limits.WINDOW_BYTES_MIN, min(2 * size, limits.WINDOW_BYTES))
+        self._at = at = bisect_right(self._ends, self._done, self._at)
+        if self.left:
+            view, rest = self._views[at], self._ends[at] - self._done
+            if rest < len(view):
+                self._views[at] = view[-rest:]
 
 
 class Region:

@@ -8,17 +8,21 @@ by one thread.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Final
 
 from memkv_core import wire
+from memkv_core.arguments import spread, taken
 from memkv_core.buffers import prefix_parts, total_bytes
-from memkv_core.digests import digest
+from memkv_core.digests import digest, digests
 from memkv_core.errors import MemKVError, RemoteProtocolError
 from memkv_core.limits import VALUE_BYTES_MAX
-from memkv_core.wire import DIGEST_BYTES, Flag, Opcode, Status
+from memkv_core.wire import DIGEST_BYTES, DigestKind, Flag, Opcode, Status
 
 Parts = list[memoryview]
+_KINDS: Final = tuple(map(int, DigestKind))
 
 
 class KeysCall:
@@ -93,15 +97,14 @@ class PutCall(KeysCall):
         self.kind = kind
         self.blocks = self._values = values
         self._metas = metas
-        self._lengths = [total_bytes(parts) for parts in values]
+        self._lengths = [len(parts[0]) if len(parts) == 1 else total_bytes(parts) for parts in values]
         self.flags = Flag.META if metas is not None else 0
         self.sources = [part for parts in values for part in parts]
         self.payload_bytes = self.expected_bytes = sum(self._lengths)
 
     @property
     def metadata(self) -> bytes:
-        digests = [digest(parts, self.kind) for parts in self._values]
-        return wire.encode_put(self.keys, self._lengths, digests, self._metas)
+        return wire.encode_put(self.keys, self._lengths, digests(self._values, self.kind), self._metas)
 
 
 class GetCall(KeysCall):
@@ -109,6 +112,9 @@ class GetCall(KeysCall):
 
     ``lengths[i]`` is the size of value i once its bytes are in place and match their digest, else None. ``corrupt``
     lists the places (in this call) of values whose bytes did not match.
+
+    What is done for each key is done by comprehensions over the whole batch where it is what one expects (every key
+    a hit of the size of its target, digests of one kind), and one by one otherwise.
     """
 
     def __init__(
@@ -133,8 +139,12 @@ class GetCall(KeysCall):
         self.corrupt: list[int] = []
         self.too_long_count = 0
         self.received_bytes = 0
-        self._hits: list[tuple[int, Parts, bytes, int]] = []  # place, where it lands, digest, kind
-        self._ends: list[int] = []  # payload offset at which hit i is complete
+        self._hits: Sequence[int] = ()  # the place of hit i in this call
+        self._landing: list[Parts] = []  # where it lands
+        self._digests: Sequence[bytes] = ()
+        self._kinds = b""
+        self._sizes: Sequence[int] = ()
+        self._ends: list[int] = []  # payload offset at which it is complete
         self._verified = 0
 
     @property
@@ -152,33 +162,47 @@ class GetCall(KeysCall):
         self.statuses = response.statuses
         self.metas = response.metas
         self.too_long_count = response.statuses.count(Status.TOO_LONG)
-        scatter: Parts = []
-        sizes = []
-        for place, status in enumerate(response.statuses):
-            if status != Status.HIT:
-                continue
-            length = response.lengths[place]
-            if length > self._capacities[place]:
-                raise RemoteProtocolError(f"a value of {length} bytes for a target of {self._capacities[place]}")
-            parts = self._targets[place]
-            if length != self._capacities[place]:
-                parts = prefix_parts(parts, length)
-            self._hits.append((place, parts, response.digests[place], response.kinds[place]))
-            sizes.append(length)
-            scatter.extend(parts)
+        hits: Sequence[int] = range(self.key_count)
+        if response.statuses.count(Status.HIT) != self.key_count:
+            hits = [place for place, status in enumerate(response.statuses) if status == Status.HIT]
+        sizes, capacities = list(taken(response.lengths, hits)), list(taken(self._capacities, hits))
+        landing = list(taken(self._targets, hits))
+        if sizes != capacities:
+            for at, (size, capacity) in enumerate(zip(sizes, capacities)):
+                if size > capacity:
+                    raise RemoteProtocolError(f"a value of {size} bytes for a target of {capacity}")
+                if size < capacity:
+                    landing[at] = prefix_parts(landing[at], size)
+        self._hits, self._landing, self._sizes = hits, landing, sizes
+        self._digests, self._kinds = taken(response.digests, hits), bytes(taken(response.kinds, hits))
         self._ends = list(accumulate(sizes))
-        return scatter
+        return [part for parts in landing for part in parts]
 
     def landed(self, received_bytes: int) -> None:
         self.received_bytes = received_bytes
-        hits, ends, at = self._hits, self._ends, self._verified
-        while at < len(hits) and ends[at] <= received_bytes:
-            place, parts, expected, kind = hits[at]
-            if kind >= self._kind_min:  # a weaker digest than this client asks for proves nothing to it
-                if kind in (0, 1) and digest(parts, kind) == expected:
-                    self.lengths[place] = ends[at] - (ends[at - 1] if at else 0)
-                else:
-                    self.corrupt.append(place)
-            at += 1
-        self._verified = at
+        at = self._verified
+        self._verified = until = bisect_right(self._ends, received_bytes, at)
+        if at < until and not self._verify_all(at, until):
+            for hit in range(at, until):
+                self._verify(hit)
         self.ended_s = time.monotonic()
+
+    def _verify_all(self, at: int, until: int) -> bool:
+        """Whether these hits, with digests of one kind, all match: then they are accepted together."""
+        kinds = set(self._kinds[at:until])
+        kind = kinds.pop()
+        if kinds or kind not in _KINDS or kind < self._kind_min:
+            return False
+        if digests(self._landing[at:until], kind) != self._digests[at:until]:
+            return False
+        spread(self._sizes[at:until], self._hits[at:until], self.lengths)
+        return True
+
+    def _verify(self, hit: int) -> None:
+        kind = self._kinds[hit]
+        if kind < self._kind_min:
+            return  # a weaker digest than this client asks for proves nothing to it
+        if kind in _KINDS and digest(self._landing[hit], kind) == self._digests[hit]:
+            self.lengths[self._hits[hit]] = self._sizes[hit]
+        else:
+            self.corrupt.append(self._hits[hit])

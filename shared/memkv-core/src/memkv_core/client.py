@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, overload
 
 from memkv_core._version import __version__
-from memkv_core.arguments import Key, checked_blocks, checked_keys, checked_metas, checked_timeout_s
+from memkv_core.arguments import Key, checked_blocks, checked_keys, checked_metas, checked_timeout_s, spread, taken
 from memkv_core.buffers import Block, Buffer, Region, flat_view
 from memkv_core.calls import GetCall, KeysCall, LookupCall, PutCall
 from memkv_core.config import ClientConfig
@@ -31,7 +31,7 @@ from memkv_core.license import License, load_license
 from memkv_core.metrics import clients as metric_clients
 from memkv_core.metrics import export
 from memkv_core.namespaces import canonical_identity, choose_namespace
-from memkv_core.router import Router, key_hash, namespace_seed
+from memkv_core.router import KeyHashes, Router, namespace_seed
 from memkv_core.session import Session
 from memkv_core.stats import ClientStats, Recorder
 from memkv_core.transports.base import Transport
@@ -39,7 +39,7 @@ from memkv_core.transports.tcp import SessionFactory, TCPTransport
 from memkv_core.wire import Opcode, Status
 
 _LOG: Final = logging.getLogger("memkv_core.client")
-_STORED: Final = (Status.HIT, Status.PRESENT)
+_STORED: Final = bytes((Status.HIT, Status.PRESENT))
 _CAUSES: Final[dict[int, str]] = {Status.TOO_LONG: "too_long", Status.BAD_DIGEST: "corrupt"}
 
 TransportFactory = Callable[[SessionFactory, ClientConfig], Transport]
@@ -126,16 +126,16 @@ class Client:
         def make(positions: Sequence[int]) -> PutCall:
             return PutCall(
                 positions,
-                [batch[position] for position in positions],
-                [values[position] for position in positions],
-                None if metas is None else [metas[position] for position in positions],
+                taken(batch, positions),
+                taken(values, positions),
+                None if metas is None else taken(metas, positions),
                 self._kind,
             )
 
         stored = [False] * len(batch)
         misses: dict[str, int] = {}
         sent_bytes = retries = 0
-        hashes = self._hashes(batch)
+        hashes = KeyHashes(batch, self._seed)
         for order in range(self._router.replicas):
             done, failed, retried = self._dispatcher.run(
                 make, range(len(batch)), hashes, sizes, deadline_s, order=order
@@ -144,11 +144,14 @@ class Client:
             _count(misses, failed.values())
             for call in done:
                 sent_bytes += call.payload_bytes
+                refused = call.statuses.translate(None, _STORED)
+                if not refused:
+                    spread([True] * call.key_count, call.positions, stored)
+                    continue
+                _count(misses, map(_cause_of_status, refused))
                 for position, status in zip(call.positions, call.statuses):
                     if status in _STORED:
                         stored[position] = True
-                    else:
-                        _count(misses, [_cause_of_status(status)])
         self._end("put", started_s, stored.count(True), len(batch), misses, sent_bytes=sent_bytes, retries=retries)
         return stored
 
@@ -182,9 +185,9 @@ class Client:
         def make(positions: Sequence[int]) -> GetCall:
             return GetCall(
                 positions,
-                [batch[position] for position in positions],
-                [parts[position] for position in positions],
-                [capacities[position] for position in positions],
+                taken(batch, positions),
+                taken(parts, positions),
+                taken(capacities, positions),
                 with_meta=with_meta,
                 kind_min=self._kind,
             )
@@ -193,7 +196,7 @@ class Client:
         metas: dict[int, bytes] = {}
         misses: dict[str, int] = {}
         received_bytes = retries = too_long_count = 0
-        hashes = self._hashes(batch)
+        hashes = KeyHashes(batch, self._seed)
         positions: Sequence[int] = range(len(batch))
         for order in range(self._router.replicas):
             done, failed, retried = self._dispatcher.run(make, positions, hashes, capacities, deadline_s, order=order)
@@ -205,16 +208,16 @@ class Client:
                 received_bytes += call.received_bytes
                 too_long_count += call.too_long_count
                 corrupt.extend(call.positions[place] for place in call.corrupt)
-                for place, position in enumerate(call.positions):
-                    lengths[position] = call.lengths[place]
-                    if call.metas is not None:
-                        metas[position] = call.metas[place]
+                spread(call.lengths, call.positions, lengths)
+                if call.metas is not None:
+                    metas.update(zip(call.positions, call.metas))
             if corrupt:
                 misses["corrupt"] = len(corrupt)
                 self._report_corrupt(corrupt, batch, hashes, deadline_s, order)
-            positions = [position for position, length in enumerate(lengths) if length is None]
-            if not positions:
+            if None not in lengths:
+                positions = ()
                 break
+            positions = [position for position, length in enumerate(lengths) if length is None]
         if too_long_count:
             misses["too_long"] = too_long_count
         _count_absent(misses, len(positions))
@@ -241,9 +244,9 @@ class Client:
             run = found.index(False) if False in found else len(found)
         else:
             done, failed, _ = self._dispatcher.run(
-                lambda positions: LookupCall(positions, [batch[position] for position in positions]),
+                lambda positions: LookupCall(positions, taken(batch, positions)),
                 range(len(batch)),
-                self._hashes(batch),
+                KeyHashes(batch, self._seed),
                 None,
                 deadline_s,
             )
@@ -257,14 +260,14 @@ class Client:
     ) -> list[bool]:
         started_s, deadline_s = self._begin(timeout_ms)
         batch = checked_keys(keys)
-        hashes = self._hashes(batch)
+        hashes = KeyHashes(batch, self._seed)
         hit = [False] * len(batch)
         positions: Sequence[int] = range(len(batch))
         misses: dict[str, int] = {}
         retries = 0
         for order in range(self._router.replicas):
             done, failed, retried = self._dispatcher.run(
-                lambda positions: KeysCall(opcode, positions, [batch[position] for position in positions]),
+                lambda positions: KeysCall(opcode, positions, taken(batch, positions)),
                 positions,
                 hashes,
                 None,
@@ -286,12 +289,12 @@ class Client:
         return hit
 
     def _report_corrupt(
-        self, corrupt: list[int], batch: list[bytes], hashes: list[int] | None, deadline_s: float, order: int
+        self, corrupt: list[int], batch: list[bytes], hashes: KeyHashes | None, deadline_s: float, order: int
     ) -> None:
         """Asks the servers to read the blocks again and to drop them if it is the drive that lies."""
         _LOG.warning("%d blocks came back with other bytes than were put: counted as misses", len(corrupt))
         self._dispatcher.run(
-            lambda positions: KeysCall(Opcode.VERIFY, positions, [batch[position] for position in positions]),
+            lambda positions: KeysCall(Opcode.VERIFY, positions, taken(batch, positions)),
             corrupt,
             hashes,
             None,
@@ -357,10 +360,6 @@ class Client:
             raise ClientClosedError("the client is closed")
         started_s = time.monotonic()
         return started_s, started_s + checked_timeout_s(timeout_ms, self.config.timeout_ms)
-
-    def _hashes(self, keys: Sequence[bytes]) -> list[int]:
-        seed = self._seed
-        return [key_hash(key, seed) for key in keys]
 
     def _end(
         self,

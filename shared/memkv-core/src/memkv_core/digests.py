@@ -35,3 +35,10 @@ def digest(parts: Sequence[memoryview], kind: int) -> bytes:
             sha256.update(part)
         return sha256.digest()[:DIGEST_BYTES]
     raise ValueError(f"unknown digest kind {kind}")
+
+
+def digests(blocks: Sequence[Sequence[memoryview]], kind: int) -> list[bytes]:
+    """The digest of each block. ValueError for an unknown kind."""
+    if kind == DigestKind.XXH3_128:  # without a call of our own for each block in one part
+        return [_xxh3_128(parts[0]) if len(parts) == 1 else digest(parts, kind) for parts in blocks]
+    return [digest(parts, kind) for parts in blocks]

@@ -14,7 +14,7 @@ from memkv_core.errors import ConnectError, DisconnectedError, MemKVError, Refus
 from memkv_core.estimates import Estimates
 from memkv_core.fleet import Fleet
 from memkv_core.guard import cause_of
-from memkv_core.router import Router, lanes_of
+from memkv_core.router import KeyHashes, Router, lanes_of
 from memkv_core.transports.base import Route, Transport
 from memkv_core.wire import ErrorCode, Opcode
 
@@ -55,7 +55,7 @@ class Dispatcher:
         self,
         make: Make[C],
         positions: Sequence[int],
-        hashes: Sequence[int] | None,
+        hashes: KeyHashes | None,
         sizes: Sequence[int] | None,
         deadline_s: float,
         *,
@@ -114,7 +114,7 @@ class Dispatcher:
         self,
         make: Make[C],
         positions: Sequence[int],
-        hashes: Sequence[int] | None,
+        hashes: KeyHashes | None,
         sizes: Sequence[int] | None,
         deadline_s: float,
         order: int,
@@ -127,7 +127,7 @@ class Dispatcher:
     def _route(
         self,
         positions: Sequence[int],
-        hashes: Sequence[int] | None,
+        hashes: KeyHashes | None,
         deadline_s: float,
         order: int,
         failed: dict[int, str],
@@ -154,19 +154,17 @@ class Dispatcher:
                 routed[self._first_lanes[server]] = share
             else:
                 assert hashes is not None
-                for position, lane in zip(share, lanes_of([hashes[position] for position in share], count)):
+                for position, lane in zip(share, lanes_of(hashes.at(share), count)):
                     routed.setdefault(Route(server, lane), []).append(position)  # type: ignore[attr-defined]
         return routed
 
-    def _by_server(
-        self, positions: Sequence[int], hashes: Sequence[int] | None, order: int
-    ) -> dict[str, Sequence[int]]:
+    def _by_server(self, positions: Sequence[int], hashes: KeyHashes | None, order: int) -> dict[str, Sequence[int]]:
         servers = self._router.servers
         if len(servers) == 1:
             return {servers[0]: positions}
         assert hashes is not None
         shares: dict[str, list[int]] = {}
-        for position, index in zip(positions, self._router.place([hashes[position] for position in positions], order)):
+        for position, index in zip(positions, self._router.place(hashes.at(positions), order)):
             shares.setdefault(servers[index], []).append(position)
         return dict(shares)
 
@@ -184,8 +182,9 @@ class Dispatcher:
             for call in calls:
                 if call.done:
                     done.append(call)
-                    for position in call.positions:
-                        failed.pop(position, None)
+                    if failed:  # by an earlier attempt
+                        for position in call.positions:
+                            failed.pop(position, None)
                     continue
                 failed.update(dict.fromkeys(call.positions, _cause(call.error)))
                 worst = call.error

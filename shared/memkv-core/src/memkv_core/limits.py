@@ -52,6 +52,7 @@ SERVERS_MAX: Final = 1024
 TIMEOUT_MS_MAX: Final = 600_000
 CONNECTIONS_MAX: Final = 64
 WINDOW_BYTES: Final = 4 * MIB  # handed to one sendmsg/recvmsg; a socket buffer holds about as much
+WINDOW_BYTES_MIN: Final = 256 * KIB  # and where the last one moved little
 IOV_MAX: Final = 1024  # parts of one sendmsg/recvmsg; Linux UIO_MAXIOV
 BREAKER_FAILURES: Final = 3  # consecutive failures that open a breaker; a spent deadline opens it at once
 BREAKER_PROBE_MS_MIN: Final = 250

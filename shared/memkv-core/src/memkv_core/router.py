@@ -37,6 +37,23 @@ def key_hash(key: bytes, seed: int) -> int:
     return _xxh3_64(key, seed)
 
 
+class KeyHashes:
+    """The placing hash of each key of a batch, computed when one is asked for: one server with one lane asks never."""
+
+    __slots__ = ("_hashes", "_keys", "_seed")
+
+    def __init__(self, keys: Sequence[bytes], seed: int) -> None:
+        self._keys = keys
+        self._seed = seed
+        self._hashes: list[int] | None = None
+
+    def at(self, positions: Sequence[int]) -> list[int]:
+        """Those of the keys at these positions of the batch."""
+        if self._hashes is None:
+            self._hashes = [key_hash(key, self._seed) for key in self._keys]
+        return [self._hashes[position] for position in positions]
+
+
 def rank(names: Sequence[str], weights: Sequence[int] | None = None) -> npt.NDArray[np.uint16]:
     """The table: row = slot, columns = indices into ``names``, best first. Shape (4096, len(names)).
 

@@ -166,7 +166,7 @@ def encode_keys(keys: Sequence[bytes]) -> bytes:
     if len(keys) == 1:
         return first.to_bytes(2, "little") + keys[0]
     joined = b"".join(keys)
-    if len(joined) == first * len(keys) and all(len(key) == first for key in keys):
+    if len(set(map(len, keys))) == 1:
         return first.to_bytes(2, "little") + joined
     return struct.pack(f"<H{len(keys)}H", 0, *map(len, keys)) + joined
 
@@ -351,7 +351,10 @@ def decode_get_response(metadata: bytes, header: Header) -> GetResponse:
     digests = reader.even_slices(DIGEST_BYTES, count)
     metas = reader.metas(count) if header.flags & Flag.META else None
     reader.end()
-    hit_bytes = sum(length for status, length in zip(statuses, lengths) if status == Status.HIT)
+    if statuses.count(Status.HIT) == count:
+        hit_bytes = sum(lengths)
+    else:
+        hit_bytes = sum(length for status, length in zip(statuses, lengths) if status == Status.HIT)
     if header.payload_bytes != (0 if header.flags & Flag.PLACED else hit_bytes):
         raise RemoteProtocolError(f"hits of {hit_bytes} bytes in a payload of {header.payload_bytes}")
     return GetResponse(statuses, kinds, lengths, digests, metas)
