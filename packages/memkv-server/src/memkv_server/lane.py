@@ -58,6 +58,7 @@ class Lane:
         self._masks: dict[int, int] = {}
         self._watched: dict[int, Callable[[], None]] = {}  # other descriptors, and what to do when one is readable
         self._stop_at_s: float | None = None
+        self._held = False
         self._sweep_at_s = 0.0
         control.setblocking(False)
         self._epoll.register(control, select.EPOLLIN)
@@ -101,6 +102,11 @@ class Lane:
 
     def stop(self) -> None:
         self._stop_at_s = 0.0
+
+    def hold(self, held: bool) -> None:
+        """While it is held it takes no sessions and lets go of those it has, and goes on otherwise."""
+        self._held = held
+        self._context.draining = held or self._stop_at_s is not None
 
     # -- one round ----------------------------------------------------------------------------------------------------
     def _serve(self, events: list[tuple[int, int]], now_s: float) -> None:
@@ -155,10 +161,16 @@ class Lane:
 
     def _done(self, now_s: float) -> bool:
         if self._stop_at_s is None:
+            if self._held:
+                self._let_go()
             return False
+        self._let_go()
+        return now_s >= self._stop_at_s or not self._connections
+
+    def _let_go(self) -> None:
+        """Closes what is idle: a client finds that out with its next request, and asks elsewhere."""
         for connection in [connection for connection in self._connections.values() if connection.idle]:
             self._forget(connection)
-        return now_s >= self._stop_at_s or not self._connections
 
     # -- the supervisor -----------------------------------------------------------------------------------------------
     def _hear(self, now_s: float) -> None:
@@ -180,6 +192,8 @@ class Lane:
         elif message["op"] == "call":
             answer = operations.answer(self._engine, message["name"], message["arguments"])
             self._say({"op": "answer", "id": message["id"], **answer})
+        elif message["op"] == "hold":
+            self.hold(message["held"])
         elif message["op"] == "drain":
             self.drain(now_s)
 

@@ -69,6 +69,7 @@ class LaneProcess:
         self._call_id = 0
         self._delay_s = RESTART_DELAY_S_MIN
         self._failed = False  # the lane itself said why it cannot go on
+        self._held = False
         self._stop = asyncio.Event()
 
     # -- what the supervisor asks -----------------------------------------------------------------------
@@ -131,6 +132,12 @@ class LaneProcess:
         if self._channel is not None and self.state in (LaneState.SERVING, LaneState.STARTING):
             self.state = LaneState.DRAINING
             self._channel.send({"op": "drain"})
+
+    def hold(self, held: bool) -> None:
+        """Has the lane let go of its clients and take no others, or take them again; also once it is started anew."""
+        self._held = held
+        if self._channel is not None and self.serving:
+            self._channel.send({"op": "hold", "held": held})
 
     def kill(self, signum: signal.Signals) -> None:
         self._stop.set()
@@ -204,6 +211,8 @@ class LaneProcess:
     def _received(self, message: dict[str, Any]) -> None:
         op = message.get("op")
         if op == "ready":
+            if self._held and self._channel is not None:
+                self._channel.send({"op": "hold", "held": True})
             self._ask_status()  # a lane serves once its drives are known
         elif op == "failed":
             self._failed, self.error = True, str(message.get("error", "it gave no reason"))

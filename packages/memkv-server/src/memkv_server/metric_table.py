@@ -19,7 +19,7 @@ SECTIONS: Final = (
             Metric("memkv_build_info", "gauge", "1; the version of the node", ("version",)),
             Metric("memkv_start_time_seconds", "gauge", "When the node started, seconds since the epoch"),
             Metric("memkv_ready", "gauge", "1 while the node takes data connections"),
-            Metric("memkv_draining", "gauge", "1 while the node lets its clients go"),
+            Metric("memkv_draining", "gauge", "1 while the node is drained: it lets its clients go and takes none"),
             Metric("memkv_health", "gauge", "1 for the state: healthy, degraded, unhealthy", ("status",)),
             Metric("memkv_license_expiry_seconds", "gauge", "When the license ends, seconds since the epoch"),
             Metric(

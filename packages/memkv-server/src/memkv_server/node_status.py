@@ -64,7 +64,7 @@ def status(node: Supervisor) -> dict[str, Any]:
         "admin_address": str(node.admin_address),
         "health": health(node),
         "ready": node.not_ready() is None,
-        "draining": node.draining,
+        "draining": node.draining or node.held,
         "license": {
             "plan": license.plan,
             "licensee": license.licensee,

@@ -28,6 +28,7 @@ from memkv_server import metrics, node_status
 from memkv_server.acceptor import Acceptor
 from memkv_server.admin import AdminServer, create_app
 from memkv_server.config import ServerConfig
+from memkv_server.drain_admin import DrainAdmin
 from memkv_server.drive_admin import DriveAdmin
 from memkv_server.lane_process import LaneProcess
 from memkv_server.local_socket import AUTO, LocalSocket, socket_path
@@ -59,6 +60,7 @@ class Supervisor:
         self.local: LocalSocket | None = None
         self.listening = False
         self.draining = False
+        self.held = False  # drained by an operator, who may have it serve again
         self._signals = 0
         self._signalled = asyncio.Event()
         self._lane_tasks: list[asyncio.Task[None]] = []
@@ -73,7 +75,7 @@ class Supervisor:
         self.data_address, self.admin_address = bound_address(data), bound_address(admin)
         self._bind_local()
         drives = DriveAdmin(self.lanes, lambda lane: node_status.drives_of(lane, self))
-        more = [*drives.routes(), *NamespaceAdmin(self.lanes).routes()]
+        more = [*drives.routes(), *NamespaceAdmin(self.lanes).routes(), *DrainAdmin(self).routes()]
         server = AdminServer(create_app(self, self._tokens(), more), self._tls())
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
@@ -214,12 +216,20 @@ class Supervisor:
         network = self.config.network
         return (network.tls_cert, network.tls_key) if network.tls_cert is not None else None
 
+    def hold(self, held: bool) -> None:
+        """Lets every client go and takes no other, or takes them again. What is stored stays."""
+        if held != self.held:
+            log.info("drained: clients are let go, none is taken" if held else "clients are taken again")
+        self.held = held
+        for lane in self.lanes:
+            lane.hold(held)
+
     # -- admin.Node -------------------------------------------------------------------------------------
     def health(self) -> dict[str, Any]:
         return node_status.health(self)
 
     def not_ready(self) -> str | None:
-        if self.draining:
+        if self.draining or self.held:
             return "the node is draining"
         if not self.listening:
             return "the lanes are starting"

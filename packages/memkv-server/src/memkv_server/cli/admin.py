@@ -11,11 +11,13 @@ from rich.table import Table
 
 from memkv_core.auth import admin_token
 from memkv_server.admin_client import Reply, ask_all
-from memkv_server.cli import namespaces
+from memkv_server.cli import drain, namespaces
 from memkv_server.cli.admin_flags import AsJson, KeyFile, Servers, cluster_key, nodes_of, reply_as_json
 from memkv_server.cli.output import examples, format_bytes, format_seconds, print_json, print_table
 
-app = typer.Typer(help="Ask the nodes of a cluster how they are, and drop namespaces.", no_args_is_help=True)
+app = typer.Typer(
+    help="Ask the nodes of a cluster how they are, drain them, and drop namespaces.", no_args_is_help=True
+)
 
 _EXAMPLES: Final = (
     "memkv admin status                        all nodes of MEMKV_SERVERS",
@@ -52,6 +54,7 @@ def token(auth_key_file: KeyFile = None) -> None:
     typer.echo(admin_token(cluster_key(auth_key_file)))
 
 
+app.command("drain", epilog=drain.EPILOG)(drain.drain)
 app.command("namespaces", epilog=namespaces.LIST_EPILOG)(namespaces.namespaces)
 app.command("drop", epilog=namespaces.DROP_EPILOG)(namespaces.drop)
 
