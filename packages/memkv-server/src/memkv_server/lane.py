@@ -106,7 +106,7 @@ class Lane:
     def hold(self, held: bool) -> None:
         """While it is held it takes no sessions and lets go of those it has, and goes on otherwise."""
         self._held = held
-        self._context.draining = held or self._stop_at_s is not None
+        self.context.draining = held or self._stop_at_s is not None
 
     # -- one round ----------------------------------------------------------------------------------------------------
     def _serve(self, events: list[tuple[int, int]], now_s: float) -> None:
