@@ -21,12 +21,14 @@ void Batch::settle(std::uint32_t position, Outcome outcome) {
     close(item, item.best);
 }
 
-void Batch::revoke(Outcome rest) {
+std::size_t Batch::revoke(Outcome rest) {
     access.revoke();
     const std::lock_guard lock(mutex_);
+    const std::size_t open_count = open_count_;
     for (Item &item : items)
         if (item.outcome == Outcome::open)
             close(item, item.best == Outcome::done ? item.best : rest);
+    return open_count;
 }
 
 void Batch::close(Item &item, Outcome outcome) {

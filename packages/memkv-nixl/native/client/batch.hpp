@@ -47,8 +47,8 @@ class Batch {
 
     // What one server says of one object. Ignored once the object is settled.
     void settle(std::uint32_t position, Outcome outcome);
-    // Settles what is open with `rest`.
-    void revoke(Outcome rest);
+    // Settles what is open with `rest`: how many objects that were.
+    std::size_t revoke(Outcome rest);
 
     bool settled() const { return settled_.load(std::memory_order_acquire); }
     void wait();           // until it is settled: by its deadline at the latest, which somebody watches

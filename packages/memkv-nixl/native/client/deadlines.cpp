@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client/deadlines.hpp"
 
+#include "client/log.hpp"
 #include "client/threads.hpp"
+
+#include <string>
 
 namespace memkv {
 
@@ -31,8 +34,11 @@ void Deadlines::run() {
             const auto batch = entries_.top().batch.lock();
             entries_.pop();
             lock.unlock(); // revoking waits for system calls under way
-            if (batch && !batch->settled())
-                batch->revoke(Outcome::failed);
+            const std::size_t open_count = batch && !batch->settled() ? batch->revoke(Outcome::failed) : 0;
+            if (open_count && Clock::now() >= batch->deadline)
+                log::warning("deadline", std::to_string(open_count) + " of " + std::to_string(batch->items.size()) +
+                                             " objects had no answer before the deadline; see `memkv admin status`, or "
+                                             "raise `timeout_ms` where this machine or a server has too much to do");
             lock.lock();
         }
         if (stopping_)

@@ -20,6 +20,11 @@ bool refuses_session(std::uint16_t code) {
            known == wire::ErrorCode::identity_mismatch || known == wire::ErrorCode::draining;
 }
 
+// Nobody waits for it any more; one without positions is a first contact, which waits for its deadline only.
+bool is_over(const Call &share) {
+    return milliseconds_until(share.batch->deadline) <= 0 || (!share.positions.empty() && share.batch->settled());
+}
+
 void pause(int attempt) {
     const long pause_ms = jittered(limits::BACKOFF_MS_MIN, limits::BACKOFF_MS_MAX) * (attempt + 1);
     std::this_thread::sleep_for(std::chrono::milliseconds(pause_ms));
@@ -109,9 +114,10 @@ void Server::greet() {
         std::vector<Call> shares;
         shares.swap(waiting_);
         lock.unlock();
-        const bool again = greet_once(shares) && attempt++ < limits::RETRIES && !breaker_.open();
-        if (again)
-            pause(attempt - 1);
+        std::erase_if(shares, is_over);
+        const bool again = !shares.empty() && allows() && greet_once(shares.front(), attempt);
+        if (!again)
+            attempt = 0;
         lock.lock();
         if (stopping_) {
             break;
@@ -130,24 +136,29 @@ void Server::greet() {
     greeting_ = false;
 }
 
-// Whether another try may go better, where the lanes are still not known.
-bool Server::greet_once(const std::vector<Call> &shares) {
+// Whether another try may go better for those who wait, where the lanes are still not known. It is `share` that is tried
+// for: when its time is over, that is no verdict on the others.
+bool Server::greet_once(const Call &share, int &attempt) {
     try {
-        const Watch first = watch(shares.front());
-        auto connection = std::make_unique<Connection>(address_, options_.identity, handshake::LANE_ANY, first);
+        auto connection = std::make_unique<Connection>(address_, options_.identity, handshake::LANE_ANY, watch(share));
         const std::size_t count = connection->lane_count();
         learn(count, std::move(connection));
         breaker_.success();
         return false;
     } catch (const TransportError &error) {
-        if (error.cause == Cause::revoked) { // the first share's batch is settled: try again for the others
-            note_if_spent(*shares.front().batch);
-            return shares.size() > 1;
+        if (error.cause == Cause::revoked) {
+            note_if_spent(*share.batch);
+            return allows();
         }
         // A first contact has a short time of its own: that it was spent says little.
-        if (error.cause != Cause::timeout || !shares.front().positions.empty())
+        if (error.cause != Cause::timeout || !share.positions.empty())
             note_failure(error, false);
-        return error.worth_a_retry();
+        if (error.cause == Cause::timeout)
+            return allows();
+        if (!error.worth_a_retry() || attempt == limits::RETRIES || !allows())
+            return false;
+        pause(attempt++);
+        return true;
     } catch (const std::exception &error) {
         log::warning("greeter", address_.text() + ": " + error.what());
         return false;

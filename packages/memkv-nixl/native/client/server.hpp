@@ -63,7 +63,7 @@ class Server {
     void enqueue(std::size_t number, Call call);
     void start_greeter();
     void greet();
-    bool greet_once(const std::vector<Call> &shares);
+    bool greet_once(const Call &share, int &attempt);
     void work(std::size_t number);
     void run(const Call &call, std::size_t number, std::unique_ptr<Connection> &connection);
     bool try_once(const Call &call, std::size_t number, std::unique_ptr<Connection> &connection, int &attempt);
