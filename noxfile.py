@@ -93,7 +93,7 @@ def _run_tests(session: nox.Session) -> None:
     # Compiled beforehand: no test's time is spent on it.
     session.run("python", "packages/memkv-nixl/native/build.py", "--program", "probe")
     # pytest, not python -m pytest: the latter would put the working tree on sys.path.
-    about = ["integration-tests/test_installed.py", "integration-tests/test_documented.py"]
+    about = ["integration-tests/test_installed.py", "integration-tests/test_documented.py", "benchmarks/tests"]
     session.run("pytest", *about, *folders, *session.posargs)
 
 
@@ -205,6 +205,32 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def perfcheck(session: nox.Session) -> None:
+    """Whether MemKV has become slower: ratios against ``benchmarks/baseline.json``; ``-- --write`` sets it."""
+    _install_wheels(session, "bench")
+    session.run("python", "benchmarks/perfcheck.py", *session.posargs)
+
+
+@nox.session(name="bench-peers", default=False)
+def bench_peers(session: nox.Session) -> None:
+    """MemKV, Mooncake, Redis, memcached, LMCache's server, sglang's files, NIXL POSIX, in turns: ``-- --help``.
+
+    Three of them need the environment of an engine, which is made if it is not there. What cannot be installed is
+    reported by the benchmark; the others are measured.
+    """
+    _install_wheels(session, "peers")
+    pythons = []
+    for engine in ("lmcache", "sglang", "nixl"):
+        try:
+            python = _engine_environment(session, engine)
+        except nox.command.CommandFailed:
+            session.warn(f"the environment of {engine} cannot be made: its contender will be reported as missing")
+            continue
+        pythons += ["--python", f"engine-{engine}={python}"]
+    session.run("python", "benchmarks/bench_peers.py", *pythons, *session.posargs)
+
+
+@nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """The site into ``build/docs``; a broken link or a page outside the navigation fails it."""
     session.install(*_group("docs"))
@@ -251,6 +277,7 @@ def _test_folders() -> list[Path]:
 def _integration_folders() -> list[Path]:
     root = ROOT / "integration-tests"
     return [
+        ROOT / "benchmarks",
         *root.glob("test_*.py"),
         *(root / name for name in ("cluster", "deploy", "rig", "torture", "powercut", *ENGINES)),
     ]
