@@ -12,6 +12,7 @@ from memkv_server.bench.plan import Plan
 from memkv_server.bench.raw import RawLoopback
 
 _SECONDS: Final = 0.25  # of a call
+_REGION_BYTES: Final = 64 << 20
 
 
 class Raw:
@@ -31,7 +32,9 @@ class Raw:
     def prepare(self, source: Blocks, target: Blocks) -> None:
         count, size = source.shape
         self._bytes = count * size
-        self._plan = Plan(block_bytes=size, batch=count, batches=4, seconds=_SECONDS, slices=1)
+        # As many as leave a processor's cache between two rounds, and no more: each run touches them anew.
+        batches = min(4, max(1, _REGION_BYTES // self._bytes))
+        self._plan = Plan(block_bytes=size, batch=count, batches=batches, seconds=_SECONDS, slices=1)
 
     def put(self, keys: Sequence[str]) -> float | None:
         return self._move("put")
