@@ -24,7 +24,7 @@ class TestStaged(TransportTests):
     def start(self, path: Path) -> Any:
         self.links = Links()
         self.source = MemorySource(self.links, turn_bytes=self.turn_bytes)
-        return LocalLane(path, KEY, rdma=self.source)
+        return LocalLane(path, KEY, rdma=lambda engine: self.source)
 
     def stop(self, server: Any) -> None:
         server.stop()

@@ -37,6 +37,7 @@ HASHES = [router.key_hash(key, router.namespace_seed("n")) for key in KEYS]
 class ScriptedTransport:
     """Fails calls to a server with the next error of its list; None, or nothing left, is success."""
 
+    moves = None
     lanes: dict[str, int] = field(default_factory=lambda: dict.fromkeys(SERVERS, 1))
     first_contact: dict[str, list[MemKVError | None]] = field(default_factory=dict)
     errors: dict[str, list[MemKVError | None]] = field(default_factory=dict)

@@ -18,7 +18,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ByteSize, ConfigDict, Field, PlainValidator, SecretStr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import SettingsConfigDict
 
 from memkv_core.address import Address, parse_address
@@ -26,14 +36,17 @@ from memkv_core.errors import ConfigError
 from memkv_core.limits import LANES_MAX
 from memkv_core.log import protect
 from memkv_core.settings import SettingProblem
+from memkv_core.transports.verbs import DeviceSpec
 from memkv_server.capacity import SIZE, SIZE_OR_SHARE, Share, parse_capacity
 from memkv_server.duration import DURATION, parse_duration
 from memkv_server.keyfile import ACCEPTED, resolve_key
+from memkv_server.limits import RDMA_BOUNCE_BYTES, RDMA_STEP_BYTES
 from memkv_server.local_socket import AUTO, NONE
 from memkv_server.settings import ENV_PREFIX, SectionedSettings
 
 DATA_PORT: Final = 9900
 _SOCKET: Final = f"an absolute path, {AUTO} or {NONE}"
+_DEVICES: Final = "RDMA devices, such as mlx5_0,mlx5_1; mlx5_0:1 names a port, mlx5_0:1:3 a GID of it"
 _LISTEN: Final = "host:port, such as 0.0.0.0:9900; port 0 takes a free one"
 
 
@@ -44,6 +57,16 @@ def _address(value: object) -> str:
         return str(parse_address(value, DATA_PORT, port_min=0))
     except ConfigError as error:
         raise SettingProblem(error.cause, _LISTEN) from None
+
+
+def _device(value: object) -> str:
+    if not isinstance(value, str):
+        raise SettingProblem(f"it is a {type(value).__name__}, not text", _DEVICES)
+    try:
+        DeviceSpec.parse(value)
+    except ConfigError as error:
+        raise SettingProblem(error.cause, error.remedy or _DEVICES) from None
+    return value.strip()
 
 
 def _socket(value: object) -> str:
@@ -65,6 +88,7 @@ Duration = Annotated[int, PlainValidator(parse_duration)]
 Capacity = Annotated[int | Share, PlainValidator(parse_capacity)]
 AddressText = Annotated[str, BeforeValidator(_address)]
 SocketText = Annotated[str, BeforeValidator(_socket)]
+DeviceText = Annotated[str, BeforeValidator(_device)]
 AuthKey = Annotated[SecretStr, BeforeValidator(_auth_key)]
 
 
@@ -131,6 +155,19 @@ class LimitsConfig(_Section):
     )
 
 
+class RdmaConfig(_Section):
+    """RDMA devices of the node, for its clients' payload; without any it goes over TCP."""
+
+    devices: tuple[DeviceText, ...] = Field(default=(), description=_DEVICES)
+    # Registered by each lane with each device, for memory of the store that cannot be registered itself.
+    bounce_size: ByteSize = Field(default=ByteSize(RDMA_BOUNCE_BYTES), ge=RDMA_STEP_BYTES, description=SIZE)
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _comma_list(cls, value: object) -> object:
+        return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
 class LogConfig(_Section):
     """Log lines on stderr."""
 
@@ -151,6 +188,7 @@ class ServerConfig(SectionedSettings):
         "MEMKV_AUTH_KEY": "network.auth_key",
         "MEMKV_LICENSE": "license",
         "MEMKV_LICENSE_KEYS": "license_keys",
+        "MEMKV_RDMA_DEVICES": "rdma.devices",
     }
 
     network: NetworkConfig = NetworkConfig()
@@ -167,6 +205,7 @@ class ServerConfig(SectionedSettings):
         default=None, min_length=1, description="files or folders of public keys, separated by colons"
     )
     limits: LimitsConfig = LimitsConfig()
+    rdma: RdmaConfig = RdmaConfig()
     log: LogConfig = LogConfig()
 
     def checked(self) -> ServerConfig:

@@ -33,6 +33,7 @@ from memkv_server.engine.account import Rules
 from memkv_server.engine.base import Engine
 from memkv_server.engine.durability import Level
 from memkv_server.handler import Handler
+from memkv_server.movers import MoverSource
 
 _LOG: Final = logging.getLogger("memkv.server.lane")
 _EXIT_FAILED: Final = 1
@@ -56,6 +57,7 @@ class Lane:
         self.context.crowded = lambda: len(self._connections) > self._connections_max
         self._epoll = select.epoll()
         self._masks: dict[int, int] = {}
+        self._rdma: MoverSource | None = None
         self._watched: dict[int, Callable[[], None]] = {}  # other descriptors, and what to do when one is readable
         self._stop_at_s: float | None = None
         self._held = False
@@ -82,6 +84,8 @@ class Lane:
                 more_work |= self.context.moving
         for connection in list(self._connections.values()):
             self._forget(connection)
+        if self._rdma is not None:
+            self._rdma.close()
         self._engine.close()
 
     def watch(self, fd: int, readable: Callable[[], None]) -> None:
@@ -93,6 +97,11 @@ class Lane:
         """Before the descriptor is closed."""
         if self._watched.pop(fd, None) is not None:
             self._epoll.unregister(fd)
+
+    def use_rdma(self, source: MoverSource) -> None:
+        """Offers its devices to clients. Before ``run``, which closes it in the end."""
+        self._rdma = self.context.rdma = source
+        source.watch(self.watch)
 
     def drain(self, now_s: float) -> None:
         """No new sessions; those that are idle end now, the others when they are, at the latest in DRAIN_S."""

@@ -27,3 +27,10 @@ CONTROL_BYTES_MAX: Final = 128 * KIB
 JOB_RATE_MIN: Final = 64 * KIB
 JOB_RATE_DEFAULT: Final = 100 * MIB
 JOB_RATE_MAX: Final = 1 << 40
+# RDMA, of each device of a lane.
+RDMA_ENDPOINTS_MAX: Final = 1024  # queue pairs; beyond it a session goes on over TCP
+RDMA_ENDPOINTS_PER_CLIENT_MAX: Final = 64  # as many as a client may have connections
+RDMA_SEND_DEPTH: Final = 256  # work requests of one endpoint under way; what is more waits for credits
+RDMA_ENTRIES_MAX: Final = 1 << 18  # of the completion queue that all endpoints share
+RDMA_STEP_BYTES: Final = 4 * MIB  # copied and posted at a time where the store's memory is not registered
+RDMA_BOUNCE_BYTES: Final = 64 * MIB  # registered for that

@@ -89,6 +89,12 @@ class MoverSource(Protocol):
         MoverUnavailableError where there is none now; RemoteProtocolError for a frame that breaks a rule.
         """
 
+    def watch(self, watch: Callable[[int, Callable[[], None]], None]) -> None:
+        """Has a loop call this when a descriptor of its own is readable."""
+
+    def close(self) -> None:
+        """Ends what is left; the loop is at its end."""
+
 
 class Settled:
     """A move that is done, or never began."""

@@ -264,6 +264,7 @@ def start_message(config: ServerConfig, lane: int, shm: dict[str, str] | None = 
         "memory_bytes": config.drive_memory_bytes,
         "namespaces": config.namespace_rules,
         "shm": shm,
+        "rdma": {"devices": list(config.rdma.devices), "bounce_bytes": int(config.rdma.bounce_size)},
         "limits": {"connections_max": -(-config.limits.connections_max // config.lane_count)},
         "log": {"level": config.log.level, "format": config.log.format},
     }

@@ -68,12 +68,20 @@ class Regions:
         self._found = _table([])
 
     def add(self, address: int, size_bytes: int) -> Range:
-        with self._lock:
-            added = Range(self._next_number, address, size_bytes)
-            self._next_number += 1
-            self._ranges = {**self._ranges, added.number: added}
-            self._found = _table(list(self._ranges.values()))
+        added = self.reserve(address, size_bytes)
+        self.show(added)
         return added
+
+    def reserve(self, address: int, size_bytes: int) -> Range:
+        """A number for a range that is not registered yet, and not found before ``show``."""
+        with self._lock:
+            self._next_number += 1
+            return Range(self._next_number - 1, address, size_bytes)
+
+    def show(self, reserved: Range) -> None:
+        with self._lock:
+            self._ranges = {**self._ranges, reserved.number: reserved}
+            self._found = _table(list(self._ranges.values()))
 
     def remove(self, number: int) -> None:
         """Idempotent."""

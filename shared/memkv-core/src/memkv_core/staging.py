@@ -67,6 +67,12 @@ class Staging:
             self._address = address_of(self._view)
         return self._memory
 
+    def area(self, first: int, slot_count: int) -> memoryview:
+        """The memory of so many slots."""
+        with self._lock:
+            self._taken_memory()
+        return self._view[first * self.slot_bytes : (first + slot_count) * self.slot_bytes]
+
     def open(self, slot_count: int) -> None:
         """Slots up to this count may be used: they are registered. Never fewer than before."""
         with self._lock:

@@ -187,6 +187,9 @@ class Engine(Protocol):
     def wake_fd(self) -> int | None:
         """An eventfd, readable when a ``tick`` will settle barriers; the lane reads it. None: there are never any."""
 
+    def fixed_memory(self) -> Sequence[memoryview]:
+        """Memory of its extents and views that is all there and stays where it is: worth registering with a device."""
+
     def usage(self) -> Mapping[str, Any]:
         """Numbers for status and metrics, JSON-able, cheap: capacity_bytes, used_bytes, live_bytes, records,
         segments {total, free, sealed, quarantined}, evicted_segments, evicted_records, evicted_bytes,

@@ -285,6 +285,10 @@ class DriveSet:
         for engine in self._engines():
             engine.sync()
 
+    def fixed_memory(self) -> Sequence[memoryview]:
+        """See ``Engine``."""
+        return [view for engine in self._engines() for view in engine.fixed_memory()]
+
     def usage(self) -> Mapping[str, Any]:
         """See ``Engine``: the sums over the drives."""
         whole: dict[str, Any] = {}

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,9 +38,12 @@ class HeldLane(Lane):
 class LocalLane:
     """Start and stop it as often as you like: it keeps its folder and its port."""
 
-    def __init__(self, folder: Path, key: bytes, *, rdma: MoverSource | None = None) -> None:
+    def __init__(
+        self, folder: Path, key: bytes, *, rdma: Callable[[DriveSet], MoverSource] | None = None, mode: str = "file"
+    ) -> None:
         self._folder = folder
         self._key = key
+        self._mode = mode
         self._rdma = rdma
         self.port = 0
         self.start()
@@ -49,13 +53,14 @@ class LocalLane:
         return f"127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        drives = [{"path": str(self._folder), "capacity_bytes": _CAPACITY_BYTES}]
-        engine = DriveSet.over("file", drives, _CAPACITY_BYTES, _SEGMENT_BYTES, Level.RELAXED)
+        drives = [] if self._mode == "memory" else [{"path": str(self._folder), "capacity_bytes": _CAPACITY_BYTES}]
+        engine = DriveSet.over(self._mode, drives, _CAPACITY_BYTES, _SEGMENT_BYTES, Level.RELAXED)
         self._control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         start = {"auth_keys": [self._key.hex()], "lane": 0, "lane_count": 1, "limits": {}}
         self.engine = engine
         self.lane = HeldLane(self._theirs, engine, start)
-        self.lane.context.rdma = self._rdma
+        if self._rdma is not None:
+            self.lane.use_rdma(self._rdma(engine))
         self._listener = socket.create_server(("127.0.0.1", self.port))
         self.port = self._listener.getsockname()[1]
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self.lane.run, self._accept)]
@@ -128,3 +133,9 @@ class MemorySource:
         if not self.available:
             raise MoverUnavailableError("there is no mover now")
         return LinkedMover(self._links.by_number[endpoint.qpn], turn_bytes=self._turn_bytes), metadata
+
+    def watch(self, watch: Callable[[int, Callable[[], None]], None]) -> None:
+        """It has no descriptor."""
+
+    def close(self) -> None:
+        """It holds nothing."""

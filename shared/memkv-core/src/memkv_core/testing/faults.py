@@ -35,7 +35,7 @@ from memkv_core import wire
 from memkv_core.buffers import Region, prefix_parts, total_bytes
 from memkv_core.config import ClientConfig
 from memkv_core.errors import ConnectError, DisconnectedError, MemKVError, TransportTimeoutError
-from memkv_core.transports.base import Call, Route, Transport
+from memkv_core.transports.base import Call, MoveCounts, Route, Transport
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -97,6 +97,10 @@ class FaultyTransport:
 
     def register(self, view: memoryview) -> Region:
         return self._inner.register(view)
+
+    @property
+    def moves(self) -> MoveCounts | None:
+        return self._inner.moves
 
     def close(self) -> None:
         self._inner.close()

@@ -165,6 +165,7 @@ class LoopbackTransport:
     """A ``transports.base.Transport`` to LoopbackServers. One session per route, made at need, dropped on any error."""
 
     name = "loopback"
+    moves = None
 
     def __init__(
         self,

@@ -247,6 +247,9 @@ class DictEngine:
     def tick(self) -> bool:
         return False
 
+    def fixed_memory(self) -> Sequence[memoryview]:
+        return []
+
     def usage(self) -> dict[str, Any]:
         used = sum(len(block.value) for block in self.blocks.values())
         return {

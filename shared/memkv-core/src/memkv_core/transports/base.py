@@ -7,7 +7,9 @@ what to send, where the response's payload goes, and what to do as it lands.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from memkv_core import wire
@@ -55,10 +57,27 @@ class Call(Protocol):
         """The first ``received_bytes`` of the payload are in place. Called as it grows, lastly with all of it."""
 
 
+@dataclass
+class MoveCounts:
+    """What a transport whose servers move the payload counted since it started.
+
+    ``fallbacks`` is by cause: calls whose payload went by TCP after all.
+    """
+
+    registered_bytes: int = 0  # moved from or to registered memory: no copy was made here
+    staged_bytes: int = 0  # went through the staging: one copy
+    calls: int = 0  # with a payload
+    fallbacks: Counter[str] = field(default_factory=Counter)
+
+
 class Transport(Protocol):
     """Carries calls to servers. Thread-safe: several threads may ``run`` at once."""
 
     name: str
+
+    @property
+    def moves(self) -> MoveCounts | None:
+        """What it counted of payload that servers move; None: its servers do not."""
 
     def lane_counts(self, servers: Sequence[str], deadline_s: float) -> dict[str, int | MemKVError]:
         """The number of lanes of each server, learned from its WELCOME and cached, or why no session can be had."""

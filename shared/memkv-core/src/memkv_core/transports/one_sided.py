@@ -3,8 +3,9 @@
 
 A flow gets a *path* at its first exchange that has a payload: the means by which its server moves. Calls with a
 payload then go as ``placing.PlacedCall``; whatever cannot (no path, no staging slot free, the server refuses or its
-move fails) goes inline over the same session and within the same deadline, and is counted by cause. A path that was
-lost is tried again after a pause: nothing is given up for life.
+move fails) goes inline over the same session and within the same deadline, and is counted by cause. A server whose
+path was lost is *suspect*: calls go inline until a background thread has opened a path again and seen something moved
+over it. So a probe never costs a call its deadline, and nothing is given up for life.
 
 A transport on top of this says how a path is opened, and what its fence is.
 """
@@ -15,29 +16,32 @@ import logging
 import os
 import threading
 import time
-import weakref
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
+
+import numpy as np
 
 from memkv_core import wire
 from memkv_core.buffers import Region
 from memkv_core.errors import MemKVError, RefusedError
 from memkv_core.log import RateLimitedLog
-from memkv_core.places import Access, RegionKind, RegionRequest, encode_region
+from memkv_core.places import PART, Access, Places, RegionKind, RegionRequest, encode_places, encode_region
 from memkv_core.regions import Range, Regions, address_of
 from memkv_core.staging import Staging
-from memkv_core.transports.base import Call
+from memkv_core.transports.base import Call, MoveCounts, Route
 from memkv_core.transports.flow import Flow, Steps
 from memkv_core.transports.placing import PlacedCall, Shelf
 from memkv_core.transports.tcp import SessionFactory, TCPTransport
-from memkv_core.wire import ErrorCode, Opcode
+from memkv_core.wire import ErrorCode, Flag, Opcode
 
-_LOG: Final = RateLimitedLog(logging.getLogger("memkv_core.transport"))
-_RETRY_S_MIN: Final = 0.5
-_RETRY_S_MAX: Final = 15.0
+_LOG: Final = logging.getLogger("memkv_core.transport")
+_LIMITED: Final = RateLimitedLog(_LOG)
+_PAUSE_S_MIN: Final = 0.25  # before a suspect server is probed; doubles with each failure
+_PAUSE_S_MAX: Final = 15.0
+_PROBE_S: Final = 2.0
+_PROBE_INTERVAL_S: Final = 0.05
 _GOES_INLINE: Final = frozenset({ErrorCode.MOVE_FAILED, ErrorCode.LIMIT_EXCEEDED, ErrorCode.UNSUPPORTED_OPCODE})
 
 
@@ -63,14 +67,13 @@ class ControlCall:
         """Nothing comes after the metadata."""
 
 
-@dataclass
-class MoveCounts:
-    """What a transport counted since it started. ``fallbacks`` is by cause: calls that went inline."""
+class ProbeCall(ControlCall):
+    """A GET of a key that nobody has, into no memory: done when the server has moved nothing, over the path."""
 
-    registered_bytes: int = 0  # moved from or to registered memory: no copy was made
-    staged_bytes: int = 0  # went through the staging: one copy
-    calls: int = 0
-    fallbacks: Counter[str] = field(default_factory=Counter)
+    def __init__(self) -> None:
+        places = Places(np.zeros(1, np.uint16), np.zeros(0, PART))
+        super().__init__(Opcode.GET, wire.encode_get([b"\0probe"], [0]) + encode_places(places))
+        self.flags, self.key_count = Flag.PLACED, 1
 
 
 class OneSidedPath(ABC):
@@ -113,33 +116,37 @@ class OneSidedPath(ABC):
             self._closed = True
         self.usable = False
         self.fence()
-        for call in self.shelf.under_way:
-            slots, call.slots = call.slots, []
-            self.abandon(slots)
+        for call in self.shelf.under_way | self.shelf.failed:
+            self.abandon(call.cut_off())
         self.shelf.under_way.clear()
+        self.shelf.failed.clear()
 
 
 @dataclass
-class _Retry:
-    """When a flow's path is tried again."""
+class _Suspect:
+    """A server whose path was lost: when it is probed next."""
 
-    at_s: float
-    pause_s: float = _RETRY_S_MIN
+    probe_at_s: float
+    pause_s: float
 
 
 class OneSidedTransport(TCPTransport):
     """See ``base.Transport``. Subclasses open paths."""
 
     kind: RegionKind
+    moves: MoveCounts
 
     def __init__(self, new_session: SessionFactory, staging: Staging, *, connections: int = 4) -> None:
         super().__init__(new_session, connections=connections)
         self.regions = Regions()
         self.staging = staging
         self.moves = MoveCounts()
-        self._retries: weakref.WeakKeyDictionary[Flow, _Retry] = weakref.WeakKeyDictionary()
+        self._suspects: dict[str, _Suspect] = {}
+        self._said: set[str] = set()  # servers whose kind of path was logged
         self._counting = threading.Lock()
         self._opening = threading.Lock()
+        self._prober: threading.Thread | None = None
+        self._closed = threading.Event()
 
     # -- for subclasses -----------------------------------------------------------------------------------------------
     def open_path(self, flow: Flow) -> Generator[int, int, OneSidedPath | None]:
@@ -149,9 +156,9 @@ class OneSidedTransport(TCPTransport):
         """
         raise AssertionError("OneSidedTransport.open_path is for a subclass to fill in")
 
-    def register_range(self, address: int, size_bytes: int, *, staging: bool) -> Range:
+    def register_range(self, view: memoryview) -> Range:
         """Makes memory reachable for the paths. MemKVError where that cannot be done: it then goes by staging."""
-        return self.regions.add(address, size_bytes)
+        return self.regions.add(address_of(view), view.nbytes)
 
     def deregister_range(self, known: Range) -> None:
         self.regions.remove(known.number)
@@ -165,9 +172,9 @@ class OneSidedTransport(TCPTransport):
         if not view.nbytes:
             return Region(view)
         try:
-            known = self.register_range(address_of(view), view.nbytes, staging=False)
+            known = self.register_range(view)
         except MemKVError as error:
-            _LOG.warning("register", "%d bytes are not registered and go by staging: %s", view.nbytes, error)
+            _LIMITED.warning("register", "%d bytes are not registered and go by staging: %s", view.nbytes, error)
             return Region(view)
         return _RegisteredRegion(view, self, known)
 
@@ -176,14 +183,20 @@ class OneSidedTransport(TCPTransport):
         super().after_fork()
         self.regions = Regions()
         self.staging = self.staging.renewed()
-        self._retries = weakref.WeakKeyDictionary()
         self._counting = threading.Lock()
         self._opening = threading.Lock()
+        self._prober = None
+
+    def close(self) -> None:
+        self._closed.set()
+        super().close()
 
     # -- exchanges ----------------------------------------------------------------------------------------------------
     def _exchange(self, flow: Flow, calls: Sequence[Call]) -> Steps:
         if any(call.blocks is not None and any(call.blocks) for call in calls):
             return self._exchange_placed(flow, calls)
+        if any(isinstance(call, ProbeCall) for call in calls):
+            return self._exchange_probe(flow, calls)
         return flow.exchange(calls)
 
     def _exchange_placed(self, flow: Flow, calls: Sequence[Call]) -> Steps:
@@ -197,7 +210,13 @@ class OneSidedTransport(TCPTransport):
         self._open_slots(placed)
         announcements = self._announcements(path)
         sent: list[Call] = [*announcements, *placed]
-        yield from flow.exchange(sent)
+        answered = False
+        try:
+            yield from flow.exchange(sent)
+            answered = True
+        finally:
+            if not answered:  # the path may be what made it late; if it is not, nothing is lost by a probe
+                self._suspect(flow.route.server)
         for announcement in announcements:
             if announcement.error is not None:
                 self._lost(flow, path, announcement.error)
@@ -205,9 +224,16 @@ class OneSidedTransport(TCPTransport):
         if again:
             yield from flow.exchange(again)
 
+    def _exchange_probe(self, flow: Flow, calls: Sequence[Call]) -> Steps:
+        if flow.path is None:
+            flow.path = yield from self.open_path(flow)
+        if flow.path is not None:
+            yield from flow.exchange(calls)
+
     def _again(self, flow: Flow, path: OneSidedPath, placed: Sequence[Call]) -> list[Call]:
         """Counts what was moved; the calls that have to go inline, as if they had not gone before."""
         again: list[Call] = []
+        lost: MemKVError | None = None
         with self._counting:
             for call in placed:
                 if not isinstance(call, PlacedCall):
@@ -220,21 +246,24 @@ class OneSidedTransport(TCPTransport):
                     self.moves.fallbacks[call.inline_cause] += 1
                 elif isinstance(error, RefusedError) and error.code in _GOES_INLINE:
                     self.moves.fallbacks["move failed" if error.code == ErrorCode.MOVE_FAILED else "refused"] += 1
-                    self._lost(flow, path, error)
+                    lost = error
                     call.call.error = None
                     again.append(call.call)
+        if lost is not None:
+            self._lost(flow, path, lost)
         return again
 
     def _lost(self, flow: Flow, path: OneSidedPath, error: MemKVError) -> None:
-        """The path goes, the session stays."""
+        """The path goes, the session stays. What the server was moving can move no more when this returns."""
         if flow.path is path:
-            _LOG.warning(flow.route.server, "%s: %s moves nothing for now: %s", self.name, flow.route.server, error)
+            server = flow.route.server
+            _LIMITED.warning(server, "%s: blocks of %s go by tcp for now: %s", self.name, server, error)
             path.close()
             flow.path = None
-            self._retries[flow] = _Retry(time.monotonic() + _RETRY_S_MIN)
+            self._suspect(server)
 
     def _path(self, flow: Flow) -> Generator[int, int, OneSidedPath | None]:
-        """The flow's path, opened if it has none and it is time to try."""
+        """The flow's path, opened if it has none and its server is no suspect."""
         path = flow.path
         if path is not None:
             assert isinstance(path, OneSidedPath)
@@ -242,25 +271,72 @@ class OneSidedTransport(TCPTransport):
                 return path
             path.close()
             flow.path = None
-        retry = self._retries.get(flow)
-        if retry is not None and time.monotonic() < retry.at_s:
-            with self._counting:
-                self.moves.fallbacks["no path"] += 1
-            return None
-        pause_s = min(2 * retry.pause_s, _RETRY_S_MAX) if retry is not None else _RETRY_S_MIN
-        self._retries[flow] = _Retry(time.monotonic() + pause_s, pause_s)
-        try:
-            opened = yield from self.open_path(flow)
-        except RefusedError as error:
-            _LOG.warning(flow.route.server, "%s: no path to %s: %s", self.name, flow.route.server, error)
-            opened = None
+        server = flow.route.server
+        opened: OneSidedPath | None = None
+        if server not in self._suspects:
+            try:
+                opened = yield from self.open_path(flow)
+            except RefusedError as error:
+                _LIMITED.warning(server, "%s: blocks of %s go by tcp for now: %s", self.name, server, error)
+                self._suspect(server)
+            else:
+                self._say(server, opened is not None)
         if opened is None:
             with self._counting:
                 self.moves.fallbacks["no path"] += 1
-            return None
         flow.path = opened
-        del self._retries[flow]
         return opened
+
+    def _say(self, server: str, offered: bool) -> None:
+        """Which transport a server's blocks go by, once."""
+        if server not in self._said:
+            self._said.add(server)
+            if offered:
+                _LOG.info("transport server=%s blocks by %s", server, self.name)
+            else:
+                _LOG.info("transport server=%s blocks by tcp: the server offers no %s", server, self.name)
+
+    # -- suspects -----------------------------------------------------------------------------------------------------
+    def _suspect(self, server: str) -> None:
+        """Its calls go inline until a probe has seen something moved."""
+        with self._counting:
+            known = self._suspects.get(server)
+            pause_s = _PAUSE_S_MIN if known is None else min(2 * known.pause_s, _PAUSE_S_MAX)
+            self._suspects[server] = _Suspect(time.monotonic() + pause_s, pause_s)
+            if self._closed.is_set() or (self._prober is not None and self._prober.is_alive()):
+                return
+            self._prober = threading.Thread(target=self._probe_suspects, name="memkv-path-probe", daemon=True)
+            try:
+                self._prober.start()
+            except RuntimeError as error:  # no more threads: the next suspect tries again
+                _LIMITED.warning("prober", "the probing thread cannot be started: %s", error)
+                self._prober = None
+
+    def _probe_suspects(self) -> None:
+        """Probes suspect servers until none is left; then the thread ends."""
+        while not self._closed.wait(_PROBE_INTERVAL_S):
+            now_s = time.monotonic()
+            for server in [server for server, suspect in self._suspects.items() if now_s >= suspect.probe_at_s]:
+                try:
+                    self._probe_path(server)
+                except Exception:  # noqa: BLE001 -- else the thread would end, and with it the way back
+                    _LOG.exception("probing the path to %s failed", server)
+                    self._suspect(server)
+            with self._counting:
+                if not self._suspects:
+                    self._prober = None
+                    return
+
+    def _probe_path(self, server: str) -> None:
+        """A path and one move over it; the flow is then in the pool for whoever comes next."""
+        call = ProbeCall()
+        self.run([(Route(server, 0), [call])], time.monotonic() + _PROBE_S)
+        if call.done:
+            with self._counting:
+                del self._suspects[server]
+            _LOG.info("transport server=%s blocks by %s again", server, self.name)
+        else:
+            self._suspect(server)
 
     # -- regions ------------------------------------------------------------------------------------------------------
     def _open_slots(self, placed: Sequence[Call]) -> None:
@@ -273,11 +349,10 @@ class OneSidedTransport(TCPTransport):
             count = min(self.staging_step(wanted - self.staging.free_count), self.staging.slot_count - opened)
             if count <= 0:
                 return
-            start = self.staging.address + opened * self.staging.slot_bytes
             try:
-                self.register_range(start, count * self.staging.slot_bytes, staging=True)
+                self.register_range(self.staging.area(opened, count))
             except MemKVError as error:
-                _LOG.warning("staging", "%d staging slots are not registered: %s", count, error)
+                _LIMITED.warning("staging", "%d staging slots are not registered: %s", count, error)
                 return
             self.staging.open(opened + count)
 

@@ -19,13 +19,13 @@ import numpy.typing as npt
 
 from memkv_core import wire
 from memkv_core.buffers import prefix_parts
-from memkv_core.errors import MemKVError, RemoteProtocolError
+from memkv_core.errors import MemKVError, RefusedError, RemoteProtocolError
 from memkv_core.limits import PLACED_PARTS_MAX, VALUE_BYTES_MAX
 from memkv_core.places import PART, Places, encode_places
 from memkv_core.regions import Regions, address_of, addresses_of
 from memkv_core.staging import Staging
 from memkv_core.transports.base import Call
-from memkv_core.wire import Flag, Opcode, Status
+from memkv_core.wire import ErrorCode, Flag, Opcode, Status
 
 Parts = list[memoryview]
 
@@ -110,6 +110,7 @@ class Shelf:
         self.depth = depth  # of GETs
         self.slots_known = 0  # of the staging, by the server
         self.under_way: set[PlacedCall] = set()
+        self.failed: set[PlacedCall] = set()  # their slots are not free before the path's fence
         self.gets_under_way = 0
 
 
@@ -173,9 +174,13 @@ class PlacedCall:
 
     @error.setter
     def error(self, error: MemKVError | None) -> None:
-        """The server refused it: nothing of it moves any more."""
+        """The server refused it, or could not move all of it: then what it did move may still be on its way here."""
         self.call.error = error
-        self._leave()
+        if isinstance(error, RefusedError) and error.code == ErrorCode.MOVE_FAILED:
+            self._shelf.failed.add(self)
+            self._leave(keep_slots=True)
+        else:
+            self._leave()
 
     @property
     def placed(self) -> bool:
@@ -190,8 +195,8 @@ class PlacedCall:
     def prepare(self) -> bool:
         """Takes what it needs; False where it must wait for an earlier call of the same path."""
         shelf, layout = self._shelf, self._layout
-        if layout.too_many_parts:
-            self._inline("parts")
+        if layout.too_many_parts or shelf.failed:
+            self._inline("parts" if layout.too_many_parts else "move failed")
             return True
         if self._is_get and shelf.gets_under_way >= shelf.depth:
             return False
@@ -288,15 +293,22 @@ class PlacedCall:
             else:
                 self.registered_bytes += length
 
-    def _leave(self) -> None:
-        """Nothing moves for it any more: its slots are for others."""
+    def _leave(self, *, keep_slots: bool = False) -> None:
+        """It is answered: its slots are for others, where nothing moves for it any more."""
         shelf = self._shelf
         if self in shelf.under_way:
             shelf.under_way.remove(self)
             shelf.gets_under_way -= self._is_get
-            shelf.staging.give_back(self.slots)
-            self.slots = []
+            if not keep_slots:
+                shelf.staging.give_back(self.slots)
+                self.slots = []
         self.call.flags &= ~Flag.PLACED
+
+    def cut_off(self) -> list[int]:
+        """Its path is gone, in the middle of it perhaps: the slots it held. The call may be run again."""
+        self.call.flags &= ~Flag.PLACED
+        slots, self.slots = self.slots, []
+        return slots
 
 
 def _size(parts: Sequence[memoryview]) -> int:

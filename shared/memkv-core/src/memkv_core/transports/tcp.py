@@ -26,7 +26,7 @@ from memkv_core.errors import (
     TransportTimeoutError,
 )
 from memkv_core.session import Session
-from memkv_core.transports.base import Call, Route
+from memkv_core.transports.base import Call, MoveCounts, Route
 from memkv_core.transports.flow import MOVED, Flow, Steps
 from memkv_core.transports.pool import Pool
 from memkv_core.transports.resolve import Lookup, Resolver
@@ -56,6 +56,7 @@ class TCPTransport:
     """See ``base.Transport``. ``new_session`` makes a client session for a lane."""
 
     name = "tcp"
+    moves: MoveCounts | None = None
 
     def __init__(self, new_session: SessionFactory, *, connections: int = 4) -> None:
         self._new_session = new_session
