@@ -127,7 +127,6 @@ def cluster(session: nox.Session) -> None:
 @nox.session(default=False)
 def deploy(session: nox.Session) -> None:
     """What MemKV is deployed with: dashboard and alerts on a real Prometheus, units, images, charts."""
-    session.install("prometheus-client")  # a client's exporter
     _install_wheels(session, "deploy")
     session.run("pytest", "integration-tests/deploy", *session.posargs)
 

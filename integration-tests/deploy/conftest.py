@@ -6,5 +6,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-# importlib mode leaves it out, so that test files may share names
+# importlib mode leaves them out, so that test files may share names
 sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
+sys.path.insert(0, str(Path(__file__).parent))
