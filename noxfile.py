@@ -153,6 +153,17 @@ def powercut(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", default=False)
+def rdma(session: nox.Session) -> None:
+    """The tests on real verbs, in a virtual machine with RDMA in software; needs qemu (``-- --install``)."""
+    wheels = _build(session)
+    python = _environment(session, "rdma", _rdma_interpreter())
+    pip = [python, "-m", "pip", "install"]
+    session.run(*pip, *_group("test"), *_dependencies(), external=True)
+    session.run(*pip, "--force-reinstall", "--no-deps", *wheels, external=True)
+    session.run(python, "integration-tests/rdma/run.py", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none", default=False)
 @nox.parametrize("engine", list(ENGINES), ids=list(ENGINES))
 def integration(session: nox.Session, engine: str) -> None:
     """The tests on a real engine, in an environment of its own that is kept between runs."""
@@ -278,7 +289,7 @@ def _integration_folders() -> list[Path]:
     return [
         ROOT / "benchmarks",
         *root.glob("test_*.py"),
-        *(root / name for name in ("cluster", "deploy", "rig", "torture", "powercut", *ENGINES)),
+        *(root / name for name in ("cluster", "deploy", "rdma", "rig", "torture", "powercut", *ENGINES)),
     ]
 
 
@@ -387,6 +398,16 @@ def _engine_interpreter(session: nox.Session, engine: str) -> str:
         f"{engine} has wheels for Python {', '.join(versions)} only, and none of these is on PATH; "
         f"install Python {versions[0]} (this is {current})"
     )
+
+
+def _rdma_interpreter() -> str:
+    """The Python that the distribution's pyverbs is for: this one, where it is of the same version, or else its own."""
+    system = "/usr/bin/python3"
+    if not Path(system).exists():
+        return sys.executable  # the runner says what does not fit
+    asked = [system, "-c", "import sys; print(*sys.version_info[:2])"]
+    version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
+    return sys.executable if version == [str(number) for number in sys.version_info[:2]] else system
 
 
 def _requirements(path: Path) -> str:

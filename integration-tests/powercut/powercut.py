@@ -18,6 +18,7 @@ import logging
 import os
 import random
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -31,11 +32,13 @@ from plug import Plug
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
-from vm import Kernel, Machine, missing_commands
 
 from memkv_core import Client, ClientConfig
 from memkv_core.license import Authority
 from memkv_core.testing.witness import Verdict, Witness
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
+from memkv_rig import vm
 
 KEY = "a1" * 32
 IMAGE_BYTES = 640 << 20
@@ -47,7 +50,19 @@ ROOM_BYTES_MIN = 64 << 20  # for one boot; where less is left the drive is forma
 READY_S_MAX = 180.0
 LOAD_S = (1.0, 4.0)
 EARLY_SHARE = 0.2
-PACKAGES = ("qemu-system-x86", "busybox-static", "e2fsprogs")
+PACKAGES = (*vm.PACKAGES, "e2fsprogs")
+MODULES = ("virtio_blk", "crc32c_generic", "ext4", "virtio_net")
+KEPT = (
+    *("drivers/block", "drivers/net/virtio_net", "drivers/net/net_failover", "net/core/failover"),
+    *("fs/ext4", "fs/jbd2", "fs/mbcache", "lib/crc16", "lib/libcrc32c"),
+    *("crypto/crc32c_generic", "arch/x86/crypto/crc32c-intel"),
+)
+INIT = r"""
+$B mkdir -p /new/data
+$B mount -t ext4 /new/dev/vda /new/data || { echo "VM: no data drive"; $B poweroff -f; }
+$B ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+exec $B chroot /new /bin/sh -c 'COMMAND'
+"""
 
 
 @dataclass
@@ -62,10 +77,27 @@ class Tally:
     found: Verdict = field(default_factory=Verdict)
 
 
+class Node(vm.Machine):
+    """A machine that runs one command, with the data drive (an NBD export) at ``/data``; port 9900 is forwarded.
+
+    ``log`` is its console.
+    """
+
+    def __init__(self, kernel: vm.Kernel, folder: Path, command: list[str], nbd: Path, port: int) -> None:
+        self.log = folder / "console.log"
+        quoted = shlex.join(command).replace("'", "'\\''")
+        flags = ["-blockdev", f"driver=nbd,node-name=data,server.type=unix,server.path={nbd}"]
+        flags += ["-device", "virtio-blk-pci,drive=data,write-cache=on"]
+        flags += ["-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-10.0.2.15:9900"]
+        flags += ["-device", "virtio-net-pci,netdev=net,romfile="]
+        with self.log.open("wb") as console:
+            super().__init__(kernel, folder, vm.init_script(INIT.replace("COMMAND", quoted)), flags, console=console)
+
+
 class PowerCut:
     """One machine, one drive, one witness; boot after boot."""
 
-    def __init__(self, folder: Path, kernel: Kernel, mode: str, durability: str, rng: random.Random) -> None:
+    def __init__(self, folder: Path, kernel: vm.Kernel, mode: str, durability: str, rng: random.Random) -> None:
         self.tally = Tally()
         self._folder, self._kernel, self._rng = folder, kernel, rng
         self._mode, self._durability = mode, durability
@@ -130,7 +162,7 @@ class PowerCut:
             self._format()
         assert self._plug is not None
         started_s = time.monotonic()
-        machine = Machine(self._kernel, self._folder, self._command(), self._socket, self._port)
+        machine = Node(self._kernel, self._folder, self._command(), self._socket, self._port)
         early = bool(self.tally.ready_s) and self._rng.random() < EARLY_SHARE
         try:
             if early:
@@ -146,11 +178,11 @@ class PowerCut:
         self.tally.cuts += 1
         self.tally.early += early
 
-    def _load_and_cut(self, machine: Machine) -> None:
+    def _load_and_cut(self, machine: Node) -> None:
         time.sleep(self._rng.uniform(*LOAD_S))
         self._cut(machine)
 
-    def _cut(self, machine: Machine) -> None:
+    def _cut(self, machine: Node) -> None:
         """The drive first: what it is asked for by a machine without power never happens. A second one does nothing."""
         assert self._plug is not None
         if machine.runs:
@@ -163,7 +195,7 @@ class PowerCut:
 
     def boot_and_look(self) -> None:
         """After the last cut."""
-        machine = Machine(self._kernel, self._folder, self._command(), self._socket, self._port)
+        machine = Node(self._kernel, self._folder, self._command(), self._socket, self._port)
         try:
             _wait_ready(machine, READY_S_MAX, must=True)
             self.look()
@@ -171,7 +203,7 @@ class PowerCut:
             machine.kill()
 
 
-def _wait_ready(machine: Machine, seconds: float, *, must: bool) -> None:
+def _wait_ready(machine: Node, seconds: float, *, must: bool) -> None:
     """Until the node says so; ``must``: an error where it does not in time, or where the machine ends."""
     deadline_s = time.monotonic() + seconds
     while re.search(r"memkv node ready", machine.log.read_text(errors="replace")) is None:
@@ -227,11 +259,11 @@ def main() -> int:
     logging.getLogger("memkv_core").setLevel(logging.CRITICAL)  # that a dead machine does not answer is no news here
     if given.install:
         subprocess.run(["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES], check=True)
-    if missing := missing_commands():
+    if missing := vm.missing_commands(["mkfs.ext4"]):
         console.print(f"powercut: {', '.join(missing)} not found; install {' '.join(PACKAGES)}, or give --install")
         return 2
     console.print(f"seed {given.seed}: repeat with --seed {given.seed}")
-    kernel = Kernel(given.cache)
+    kernel = vm.Kernel(given.cache, MODULES, KEPT)
     folder = Path(tempfile.mkdtemp(prefix="memkv-powercut-", dir=given.dir))
     try:
         power = PowerCut(folder, kernel, given.mode, given.durability, random.Random(given.seed))

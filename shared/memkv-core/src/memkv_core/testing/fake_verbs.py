@@ -251,7 +251,13 @@ class FakeDomain:
         self._regions.append(region)
         return region
 
-    def endpoint(self, queue: verbs.CompletionQueue, send_depth: int, receive_depth: int = 1) -> FakeEndpoint:
+    def endpoint(
+        self,
+        queue: verbs.CompletionQueue,
+        send_depth: int,
+        receive_depth: int = 1,
+        access: Access = verbs.ALL_ACCESS,
+    ) -> FakeEndpoint:
         """As ``ProtectionDomain.endpoint``."""
         assert isinstance(queue, FakeQueue)
         device = self.context.device
@@ -262,7 +268,7 @@ class FakeDomain:
                 raise verbs.CapacityError(f"a completion queue has {queue.free} entries left, and would need more")
             if len(self.context.hardware.endpoints) >= device.queue_pairs_max:
                 raise verbs.CapacityError(f"RDMA device {device.name} has no queue pair left")
-            endpoint = FakeEndpoint(self, queue, send_depth, receive_depth)
+            endpoint = FakeEndpoint(self, queue, (send_depth, receive_depth), access)
         self._endpoints.append(endpoint)
         return endpoint
 
@@ -283,18 +289,24 @@ class _Work:
     signalled: int  # requests of the chain, for the last one; else 0
 
 
+def _remote(kind: WorkKind) -> Access:
+    """What a peer has to allow for it."""
+    return Access.REMOTE_WRITE if kind is WorkKind.WRITE else Access.REMOTE_READ
+
+
 class FakeEndpoint:
     """A queue pair."""
 
-    def __init__(self, domain: FakeDomain, queue: FakeQueue, send_depth: int, receive_depth: int) -> None:
+    def __init__(self, domain: FakeDomain, queue: FakeQueue, depths: tuple[int, int], access: Access) -> None:
         self.device, self._hardware, self._fabric = domain.context.device, domain.context.hardware, domain.fabric
         self.domain, self.queue = domain, queue
         self.qpn = self._fabric.number()
         gid = self.device.gid.value
         port = self.device.port
         self.local = verbs.Peer(self.qpn, secrets.randbits(24), gid, port.lid, port.mtu, self.device.reads_max)
-        self.send_depth, self.receive_depth = send_depth, receive_depth
-        self.sends_free = send_depth
+        self.send_depth, self.receive_depth = depths
+        self.sends_free = self.send_depth
+        self._access = access
         self.post_calls = 0
         self._state = QueuePairState.INIT
         self._peer: verbs.Peer | None = None
@@ -302,7 +314,7 @@ class FakeEndpoint:
         self._told: deque[tuple[Completion, int]] = deque()  # held back
         self._receives: deque[int] = deque()
         self._waits = self._closed = False
-        queue.free -= send_depth + receive_depth
+        queue.free -= sum(depths)
         queue.endpoints[self.qpn] = self
         self._hardware.endpoints.append(self)
         self._fabric.endpoints[gid, self.qpn] = self
@@ -422,6 +434,8 @@ class FakeEndpoint:
         peer = self._fabric.endpoints.get((self._peer.gid, self._peer.qpn))
         if peer is None or peer._state not in _CONNECTED or not peer._hardware.is_active:
             return WorkStatus.RETRY_EXC_ERR
+        if size and _remote(work.kind) not in peer._access:
+            return WorkStatus.REM_INV_REQ_ERR
         if size and not peer._allows(work.kind, work.request, size):
             if self._fabric.responder_fails:
                 peer.to_error()
@@ -441,8 +455,7 @@ class FakeEndpoint:
 
     def _allows(self, kind: WorkKind, request: WorkRequest, size: int) -> bool:
         region = self._fabric.regions.get(request.rkey)
-        wanted = Access.REMOTE_WRITE if kind is WorkKind.WRITE else Access.REMOTE_READ
-        if region is None or region.domain is not self.domain or wanted not in region.access:
+        if region is None or region.domain is not self.domain or _remote(kind) not in region.access:
             return False
         return region.covers(request.remote, size)
 

@@ -21,7 +21,7 @@ from memkv_core.transports.work import NO_TRANSFERS, TRANSFER, SendQueue, Transf
 KIB = 1024
 LONG_S = 60.0
 SIZE = 256 * KIB
-REMOTE = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ
+REMOTE = verbs.ALL_ACCESS
 
 
 class Side:
@@ -306,6 +306,25 @@ class VerbsTests:
         link.server.endpoint.post(kind, [request], 1)
         self.expect_failure(link, WorkStatus.REM_ACCESS_ERR)
         assert not other.any()
+
+    @pytest.mark.parametrize("kind", list(WorkKind))
+    def test_an_endpoint_that_lets_nobody_in(
+        self, contexts: tuple[verbs.Context, verbs.Context], kind: WorkKind
+    ) -> None:
+        """A server's: whatever its regions allow."""
+        closed, other = Side(contexts[0], REMOTE), Side(contexts[1], REMOTE)
+        closed.endpoint.close()
+        closed.queue.poll()
+        closed.endpoint = closed.domain.endpoint(closed.queue, 16, 1, Access.LOCAL_WRITE)
+        closed.memory[:] = 1
+        other.memory[:] = 2
+        closed.endpoint.connect(other.endpoint.local)
+        other.endpoint.connect(closed.endpoint.local)
+        part = (other.region.address, KIB, other.region.lkey)
+        other.endpoint.post(kind, [WorkRequest(closed.region.address, closed.region.rkey, [part])], 1)
+        assert other.take(1)[0].status in (WorkStatus.REM_INV_REQ_ERR, WorkStatus.REM_ACCESS_ERR)
+        assert (closed.memory == 1).all()
+        assert (other.memory == 2).all()
 
     def test_a_region_of_another_domain(self, link: Link) -> None:
         other = np.zeros(KIB, np.uint8)

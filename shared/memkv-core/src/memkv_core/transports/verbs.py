@@ -33,6 +33,7 @@ ACK_TIMEOUT: Final = 14  # 4.096 µs × 2^14, about 67 ms a try
 MIN_RNR_TIMER: Final = 12  # 0.64 ms
 HOP_LIMIT: Final = 64
 READS_MAX: Final = 16  # RDMA READs under way at once
+PARTS_MAX: Final = 16  # of a work request: more would make every entry of a send queue larger
 MTU_BYTES: Final = {1: 256, 2: 512, 3: 1024, 4: 2048, 5: 4096}
 
 
@@ -61,6 +62,9 @@ class Access(IntFlag):
     LOCAL_WRITE = 1
     REMOTE_WRITE = 2
     REMOTE_READ = 4
+
+
+ALL_ACCESS: Final = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ
 
 
 class PortState(IntEnum):
@@ -278,8 +282,13 @@ class ProtectionDomain(Protocol):
     def register(self, buffer: Any, access: Access) -> MemoryRegion:
         """Pins and registers a buffer (all of it). Takes as long as touching its pages. RegistrationError."""
 
-    def endpoint(self, queue: CompletionQueue, send_depth: int, receive_depth: int = 1) -> Endpoint:
-        """A queue pair in INIT. CapacityError where the queue or the device has no room for it; VerbsError."""
+    def endpoint(
+        self, queue: CompletionQueue, send_depth: int, receive_depth: int = 1, access: Access = ALL_ACCESS
+    ) -> Endpoint:
+        """A queue pair in INIT; ``access`` is what the peer may do at all, whatever a region allows it.
+
+        A server gives LOCAL_WRITE. CapacityError where the queue or the device has no room for it; VerbsError.
+        """
 
     def close(self) -> None:
         """Ends its endpoints and regions."""
