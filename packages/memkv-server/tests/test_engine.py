@@ -15,7 +15,7 @@ import pytest
 from memkv_core.digests import digest
 from memkv_core.errors import InvalidArgumentError, StorageError
 from memkv_core.testing.engine_tests import EngineTests, block, get, put
-from memkv_server.engine import Namespace, SegmentEngine, Status, open_engine
+from memkv_server.engine import Namespace, SegmentEngine, Status, heads, open_engine
 from memkv_server.engine.direct import DirectDrive
 from memkv_server.engine.drive import SEGMENTS_FILE
 from memkv_server.engine.durability import Level
@@ -38,6 +38,14 @@ class TestMemoryMode(EngineTests):
         assert view is not None
         view[len(view) // 2] ^= 0x10
         engine.release(batch)
+
+
+class TestByArrays(TestMemoryMode):
+    """What is done by arrays for many keys, done so for a few: the random histories go through it."""
+
+    @pytest.fixture(autouse=True)
+    def _few_are_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(heads, "ALIKE_MIN", 1)
 
 
 class TestFileMode(EngineTests):
@@ -91,6 +99,14 @@ class TestDirectMode(TestFileMode):
     def damage(self, engine: SegmentEngine, namespace: Namespace, key: bytes) -> None:
         super().damage(engine, namespace, key)
         empty_pool(engine)
+
+
+class TestByArraysDirectMode(TestDirectMode):
+    """The same for records aligned to pages, read from the medium."""
+
+    @pytest.fixture(autouse=True)
+    def _few_are_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(heads, "ALIKE_MIN", 1)
 
 
 class TestStrictDirectMode(TestDirectMode):

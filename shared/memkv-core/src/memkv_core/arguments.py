@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -90,7 +90,7 @@ def taken(values: Sequence[T], positions: Sequence[int]) -> Sequence[T]:
     return [values[position] for position in positions]
 
 
-def spread(values: Sequence[T], positions: Sequence[int], target: list[T]) -> None:
+def spread(values: Sequence[T], positions: Sequence[int], target: MutableSequence[T]) -> None:
     """The reverse of ``taken``: puts one value at each position of ``target``."""
     if type(positions) is range and positions.step == 1:
         target[positions.start : positions.stop] = values

@@ -5,50 +5,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 
 from memkv_server.engine.base import Namespace, ReadBatch, Status
 from memkv_server.engine.counters import Counters
-from memkv_server.engine.drive import Extent, NoRoomError
+from memkv_server.engine.drive import NoRoomError
 from memkv_server.engine.evict import HEAT_BITS, HEAT_MASK, SecondChance
-from memkv_server.engine.index import (
-    ADDRESS_MASK,
-    LENGTH_SHIFT,
-    Index,
-    place_address,
-    place_length,
-)
+from memkv_server.engine.hits import Hits
+from memkv_server.engine.index import Index, place_address, place_length
+from memkv_server.engine.plan import ReadPlan, runs_of
 from memkv_server.engine.pool import Segment, SegmentPool
-from memkv_server.engine.segment import (
-    DIGESTS,
-    RECORD_BODY_AT,
-    RECORD_HEADER,
-    RECORD_HEADER_BYTES,
-    RECORD_MAGIC,
-    UNIT_SHIFT,
-    RecordHeader,
-    RecordState,
-    decode_record,
-    hash_key,
-    xxh3_64,
-)
-
-_NO_DIGEST = bytes(16)
-
-
-@dataclass(slots=True)
-class ReadPlan:
-    """A read batch between its look-up and its end. ``places[i]`` is None where key i is not there."""
-
-    namespace: Namespace
-    keys: Sequence[bytes]
-    capacities: Sequence[int]
-    hashes: list[bytes]
-    places: list[int | None]
-    held: list[Extent]  # what the drive keeps in memory for it
-    missing: list[Extent] = field(default_factory=list)  # extents that are not in memory yet
-    pinned: list[Segment] = field(default_factory=list)  # until they are
-    unreadable: set[int] = field(default_factory=set)  # positions
+from memkv_server.engine.segment import DIGESTS, RecordHeader, RecordState, decode_record, hash_key
 
 
 class Reader:
@@ -60,6 +26,7 @@ class Reader:
         self._counters = counters
         self._batches_held = 0  # planned and not released, of those that hold memory
         self._policy = policy
+        self._hits = Hits(pool, index, policy, self.drop_corrupt, self.drop_unreadable)
         self.clock_s: Callable[[], int] | None = None  # where there is a namespace with a TTL
 
     def expire(self, namespace_hash: int, key_hashes: Iterable[bytes]) -> None:
@@ -103,7 +70,7 @@ class Reader:
         if self.clock_s is not None:
             self.expire(namespace.hash, hashes)
         places = [shards[key_hash[0]].get(key_hash) for key_hash in hashes]
-        runs = _runs(places)
+        runs = runs_of(places)
         missing, refused = self._pool.drive.hold(runs)
         if refused and patient and self._batches_held:
             self._pool.drive.release([run for position, run in enumerate(runs) if position not in refused])
@@ -161,53 +128,7 @@ class Reader:
 
     def finish(self, plan: ReadPlan) -> ReadBatch:
         """The batch, now that all of it is in memory."""
-        keys, capacities, hashes, namespace = plan.keys, plan.capacities, plan.hashes, plan.namespace
-        batch = misses(len(keys))
-        shards, shift, segments = self._index.shards, self._pool.segment_shift, self._pool.segments
-        mask, touched = self._pool.alignment - 1, self._policy.touched
-        pinned: dict[int, Segment] = {}
-        for position, place in enumerate(plan.places):
-            if place is None:
-                continue
-            key, key_hash = keys[position], hashes[position]
-            if position in plan.unreadable:
-                self._pool.unreadable([(place_address(place), place_length(place))])
-                self.drop_unreadable(namespace.hash, key_hash, place)
-                continue
-            address = (place >> HEAT_BITS & ADDRESS_MASK) << UNIT_SHIFT
-            segment = segments[address >> shift]
-            memory = segment.memory
-            at = segment.origin + address - segment.address
-            magic, state, _, _, check, namespace_hash, digest, size, meta_bytes, key_bytes, kind = (
-                RECORD_HEADER.unpack_from(memory, at)
-            )
-            meta_at = RECORD_HEADER_BYTES + key_bytes
-            body = memory[at + RECORD_BODY_AT : at + meta_at + meta_bytes]
-            if magic != RECORD_MAGIC or state != RecordState.COMMITTED or xxh3_64(body, segment.seed) != check:
-                self.drop_corrupt(namespace.hash, key_hash, place)
-                continue
-            key_end = meta_at - RECORD_BODY_AT
-            if body[key_end - key_bytes : key_end] != key or namespace_hash != namespace.hash:
-                continue  # another key with the same 128-bit hash
-            if size > capacities[position]:
-                batch.statuses[position] = Status.TOO_LONG
-                batch.lengths[position] = size
-                continue
-            payload_at = at + ((meta_at + meta_bytes + mask) & ~mask)
-            batch.views[position] = segment.view[payload_at : payload_at + size]
-            batch.statuses[position] = Status.HIT
-            batch.lengths[position] = size
-            batch.digests[position] = digest
-            batch.digest_kinds[position] = kind
-            if meta_bytes:
-                batch.metas[position] = body[key_end:]
-            heat = place & HEAT_MASK
-            if touched[heat] != heat and shards[key_hash[0]].get(key_hash) == place:
-                shards[key_hash[0]][key_hash] = place - heat + touched[heat]
-            pinned[segment.slot] = segment
-        for segment in pinned.values():
-            segment.pins += 1
-        batch.pins.append((list(pinned.values()), plan.held))
+        batch = self._hits.collect(plan)
         for segment in plan.pinned:
             self._pool.unpin(segment)
         return batch
@@ -215,7 +136,7 @@ class Reader:
     def load(self, hashes: Sequence[bytes]) -> None:
         """Brings the records under these key hashes into memory, side by side; whether it could, ``locate`` says."""
         drive = self._pool.drive
-        runs = _runs([self._index.get(key_hash) for key_hash in hashes])
+        runs = runs_of([self._index.get(key_hash) for key_hash in hashes])
         with contextlib.suppress(NoRoomError):  # then one by one
             missing = drive.missing(runs)
             if missing:
@@ -335,28 +256,3 @@ class Reader:
             return Status.HIT
         self.drop_corrupt(namespace.hash, key_hash, place)
         return Status.BAD_DIGEST
-
-
-def misses(count: int) -> ReadBatch:
-    """A batch in which nothing was found."""
-    return ReadBatch(
-        bytearray(count), [0] * count, [_NO_DIGEST] * count, bytearray(count), [b""] * count, [None] * count
-    )
-
-
-def _runs(places: Sequence[int | None]) -> list[tuple[int, int]]:
-    """The extents of a batch's records, first byte and length, those that lie one after the other as one."""
-    runs: list[tuple[int, int]] = []
-    start = end = 0
-    for place in places:
-        if place is None:
-            continue
-        address = (place >> HEAT_BITS & ADDRESS_MASK) << UNIT_SHIFT
-        if address != end:
-            if end:
-                runs.append((start, end - start))
-            start = address
-        end = address + (place >> LENGTH_SHIFT << UNIT_SHIFT)
-    if end:
-        runs.append((start, end - start))
-    return runs

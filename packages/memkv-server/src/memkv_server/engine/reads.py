@@ -19,7 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 from memkv_server.engine.base import Namespace, ReadBatch, Reading
 from memkv_server.engine.limits import CROWDED_WAIT_S, FETCH_THREADS
-from memkv_server.engine.reader import Reader, ReadPlan, misses
+from memkv_server.engine.plan import ReadPlan, misses
+from memkv_server.engine.reader import Reader
 
 Request = tuple[Namespace, Sequence[bytes], Sequence[int]]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from memkv_server.engine.base import ReadBatch, Reading, Reservation, Status
 from memkv_server.engine.engine import SegmentEngine
-from memkv_server.engine.reader import misses
+from memkv_server.engine.plan import misses
 
 
 class SetReservation:
