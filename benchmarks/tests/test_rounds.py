@@ -18,6 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from memkv_benchmarks import contenders, peers_report, worker
 from memkv_benchmarks.contenders.base import Blocks, ContenderError
 from memkv_benchmarks.contenders.memmove import Memmove
+from memkv_benchmarks.engines import report
+from memkv_benchmarks.engines.results import Curve, load, save
 from memkv_benchmarks.regression import Verdict, better, compare, ratios
 from memkv_benchmarks.rounds import Figures, Shape, run
 
@@ -148,3 +150,37 @@ def test_each_ratio_has_its_tolerance_and_none_is_left_out() -> None:
 def test_the_better_of_two_runs_counts() -> None:
     merged = better({"get": 1.0, "exists": 2.0, "put": 3.0}, {"get": 2.0, "exists": 1.0})
     assert merged == {"get": 2.0, "exists": 1.0, "put": 3.0}
+
+
+# -- engines ----------------------------------------------------------------------------------------------------------
+def test_a_part_may_be_measured_in_pieces_and_becomes_a_page(tmp_path: Path) -> None:
+    about = {"command": "nox -s bench-engines", "versions": "engine 1", "title": "an engine"}
+    computed = Curve("computed (MemKV beneath)", {512: [1.0, 3.0, 2.0], 1024: [4.0]})
+    save(tmp_path / "sglang.json", about, [computed, Curve("MemKV tcp", {512: [0.5], 1024: [1.0]})])
+    save(tmp_path / "sglang.json", about, [Curve("MemKV tcp", {512: [0.5], 1024: [0.4]}), Curve("files", note="none")])
+    blocks = [Curve("get", {1_000: [1e-3], 1_000_000: [1.1e-3]}, high={1_000: 2e-3, 1_000_000: 2e-3})]
+    save(tmp_path / "blocks.json", {"command": "nox -s bench-engines"}, blocks)
+    save(tmp_path / "nodes.json", {"command": "nox -s bench-engines"}, [Curve("get", {1: [1e9], 2: [2e9]})])
+    _, curves = load(tmp_path / "sglang.json")
+    assert [curve.name for curve in curves] == ["computed (MemKV beneath)", "MemKV tcp", "files"]
+    report.render(tmp_path, tmp_path)
+    page = (tmp_path / "benchmarks-engines.md").read_text()
+    assert "| MemKV tcp | 500 ms, 0.25 | 400 ms, 0.10 |" in page
+    assert "| files | none | |" in page
+    assert "| 1.10 |" in page
+    assert "| get | 1.00 GB/s | 2.00 GB/s |" in page
+    assert {path.name for path in tmp_path.glob("*.svg")} == {
+        "benchmarks-sglang.svg", "benchmarks-blocks.svg", "benchmarks-nodes.svg",
+    }  # fmt: skip
+
+
+def test_get_latency_among_stored_blocks_is_measured_on_a_real_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("psutil", reason="the rig needs psutil")
+    from memkv_benchmarks.engines import scaling
+
+    monkeypatch.setattr(scaling, "_CALLS", 200)
+    many, one = scaling.blocks([500, 1_500])
+    assert [sorted(curve.samples) for curve in (many, one)] == [[500, 1_500]] * 2
+    assert all(value > 0 for curve in (many, one) for value in curve.high.values())

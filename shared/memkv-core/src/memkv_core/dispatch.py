@@ -106,7 +106,7 @@ class Dispatcher:
         for server, calls in by_server.items():
             if calls[0].opcode in _TEACH:
                 moved = sum(_moved_bytes(call) for call in calls)
-                ended_s = max(call.ended_s if call.done else now_s for call in calls)
+                ended_s = max(call.ended_s if call.done and call.ended_s else now_s for call in calls)
                 if all(call.done or isinstance(call.error, TransportTimeoutError) for call in calls):
                     estimates.observe(server, moved, ahead[server], max(ended_s - began_s, 0.0), now_s)
 
