@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from memkv_core.auth import Keyring
 from memkv_core.errors import MemKVError
+from memkv_core.transports.library import load_verbs
 from memkv_server import limits, logs, operations
 from memkv_server.connection import Connection, LaneContext
 from memkv_server.engine import DriveSet
@@ -34,6 +35,7 @@ from memkv_server.engine.base import Engine
 from memkv_server.engine.durability import Level
 from memkv_server.handler import Handler
 from memkv_server.movers import MoverSource
+from memkv_server.rdma import RdmaSource
 
 _LOG: Final = logging.getLogger("memkv.server.lane")
 _EXIT_FAILED: Final = 1
@@ -273,6 +275,9 @@ def main(control_fd: int) -> int:
         control.send(json.dumps({"op": "failed", "error": str(error)}).encode())
         return _EXIT_FAILED
     lane = Lane(control, engine, start)
+    if devices := start.get("rdma", {}).get("devices"):
+        bounce_bytes = start["rdma"]["bounce_bytes"]
+        lane.use_rdma(RdmaSource.open(devices, engine.fixed_memory(), bounce_bytes, load_verbs))
     signal.signal(signal.SIGTERM, lambda _signum, _frame: lane.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lane.run()

@@ -24,7 +24,7 @@ from memkv_core.calls import GetCall, KeysCall, LookupCall, PutCall
 from memkv_core.config import ClientConfig
 from memkv_core.digests import KINDS
 from memkv_core.dispatch import Dispatcher
-from memkv_core.errors import ClientClosedError, ConfigError, InvalidArgumentError
+from memkv_core.errors import ClientClosedError, InvalidArgumentError
 from memkv_core.estimates import Estimates, ServerEstimate
 from memkv_core.fleet import Fleet
 from memkv_core.license import License, load_license
@@ -35,7 +35,8 @@ from memkv_core.router import KeyHashes, Router, namespace_seed
 from memkv_core.session import Session
 from memkv_core.stats import ClientStats, Recorder
 from memkv_core.transports.base import Transport
-from memkv_core.transports.tcp import SessionFactory, TCPTransport
+from memkv_core.transports.make import make_transport
+from memkv_core.transports.tcp import SessionFactory
 from memkv_core.wire import Opcode, Status
 
 _LOG: Final = logging.getLogger("memkv_core.client")
@@ -80,7 +81,7 @@ class Client:
         self.namespace = choose_namespace(config.namespace, self.identity)
         self.servers = list(router.servers)
         self._router = router
-        self._make_transport = transport or _transport
+        self._make_transport = transport or make_transport
         self._key = config.auth_key_bytes
         self._seed = namespace_seed(self.namespace)
         self._kind = KINDS[config.integrity]
@@ -305,7 +306,7 @@ class Client:
     # -- the rest -----------------------------------------------------------------------------------------------------
     def stats(self) -> ClientStats:
         """Counters and latencies since start; cheap."""
-        return self._recorder.snapshot(self._fleet.opened_count)
+        return self._recorder.snapshot(self._fleet.opened_count, self._transport.moves)
 
     def estimate(self, count_bytes: int) -> float | None:
         """How many milliseconds a get of so many bytes, spread over the servers, would take if it began now.
@@ -388,15 +389,6 @@ class Client:
             sizes = {"sent_bytes": sent_bytes, "received_bytes": received_bytes, "retries": retries}
             counts = {"keys": keys, "hits": hits, **sizes, **{f"misses.{cause}": misses[cause] for cause in misses}}
             self._tracer.call(operation, self.namespace, elapsed_s, counts)
-
-
-def _transport(new_session: SessionFactory, config: ClientConfig) -> Transport:
-    if config.transport in ("shm", "rdma"):
-        raise ConfigError(
-            f"transport={config.transport} is not available in this version",
-            remedy="set MEMKV_TRANSPORT to tcp or auto",
-        )
-    return TCPTransport(new_session, connections=config.connections)
 
 
 def _count(misses: dict[str, int], causes: Iterable[str]) -> dict[str, int]:

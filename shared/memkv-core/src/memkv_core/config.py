@@ -28,7 +28,7 @@ __all__ = ["ClientConfig", "Setting", "looks_like_token", "parse_auth_key"]
 _KEY_DIGITS = 2 * AUTH_KEY_BYTES
 _KEY_REMEDY = f"{_KEY_DIGITS} hexadecimal digits, as `memkv keygen` makes them"
 _SERVERS = "host:port, separated by commas"
-_DEVICES = "RDMA device names, separated by commas"
+_DEVICES = "RDMA device names (name, name:port or name:port:gid index), separated by commas"
 _NAMESPACE = f"a text of 1 to {NAMESPACE_BYTES_MAX} bytes without control characters"
 
 
@@ -81,8 +81,8 @@ def _servers(value: object) -> tuple[str, ...]:
 def _devices(value: object) -> tuple[str, ...]:
     items = _items(value, _DEVICES) if value not in ("", [], ()) else ()
     for item in items:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", item):
-            raise SettingProblem(f"{item!r} is no device name", f"{_DEVICES}, such as mlx5_0,mlx5_1")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}(:[0-9]{1,3}){0,2}", item):
+            raise SettingProblem(f"{item!r} is no device name", f"{_DEVICES}, such as mlx5_0,mlx5_1 or mlx5_0:1:3")
     if len(set(items)) != len(items):
         raise SettingProblem("a device is listed twice", _DEVICES)
     return items

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from memkv_core import forks
+from memkv_core.transports.base import MoveCounts
 
 OPERATIONS: Final = ("put", "get", "exists", "lookup", "delete")
 _BUCKETS: Final = 32  # powers of two of a microsecond: 1 us to 71 min
@@ -47,6 +48,10 @@ class ClientStats:
     retries: int = 0
     breaker_opened: int = 0
     latencies: dict[str, Latency] = field(default_factory=dict)  # by operation
+    # Where servers move the payload themselves (shm, rdma); zeros over tcp.
+    moved_registered_bytes: int = 0  # from or to registered memory, with no copy here
+    moved_staged_bytes: int = 0  # through the staging, with one
+    moved_fallbacks: dict[str, int] = field(default_factory=dict)  # calls whose payload went by TCP, by cause
 
 
 class Recorder:
@@ -97,7 +102,8 @@ class Recorder:
             for cause, count in misses.items():
                 self._misses[cause] += count
 
-    def snapshot(self, breaker_opened: int) -> ClientStats:
+    def snapshot(self, breaker_opened: int, moves: MoveCounts | None = None) -> ClientStats:
+        moves = moves or MoveCounts()
         with self._lock:
             latencies = {
                 operation: Latency(self._calls[operation], self._total_us[operation], tuple(self._buckets[operation]))
@@ -112,4 +118,7 @@ class Recorder:
                 self._retries,
                 breaker_opened,
                 latencies,
+                moves.registered_bytes,
+                moves.staged_bytes,
+                dict(moves.fallbacks),
             )
