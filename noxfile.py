@@ -240,6 +240,16 @@ def bench_peers(session: nox.Session) -> None:
     session.run("python", "benchmarks/bench_peers.py", *pythons, *session.posargs)
 
 
+@nox.session(name="bench-engines", default=False)
+def bench_engines(session: nox.Session) -> None:
+    """Time to the first token on sglang and vLLM, and how MemKV scales; ``-- --part blocks`` measures one part."""
+    _install_wheels(session, "test")
+    session.install("psutil")
+    named = {engine for engine in ("sglang", "vllm") if engine in session.posargs or "--part" not in session.posargs}
+    pythons = [f"--python={engine}={_engine_environment(session, engine)}" for engine in sorted(named)]
+    session.run("python", "benchmarks/bench_engines.py", *pythons, *session.posargs)
+
+
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """The site into ``build/docs``; a broken link or a page outside the navigation fails it."""
