@@ -12,6 +12,8 @@ from sglang.srt.mem_cache.utils import get_hash_str
 from sglang_rig.checkpoint import prompt
 from sglang_rig.controller import PAGE, Controller, one_rank
 
+from memkv_core.limits import ESTIMATE_GETS_MIN
+
 MHA = [("mha", layout) for layout in ("layer_first", "page_first", "page_first_direct", "page_head")]
 MLA = [("mla", layout) for layout in ("layer_first", "page_first", "page_first_direct")]
 
@@ -102,6 +104,31 @@ def test_a_long_prompt_crosses_sglangs_batches(controller: Callable[..., Control
     hit, completed, found = writer.read(tokens)
     assert (hit, completed) == (150 * PAGE, 150 * PAGE)
     assert same(found, pages)
+
+
+def test_what_computes_faster_than_it_loads_is_a_miss(controller: Callable[..., Controller]) -> None:
+    """The first gets show how fast the node is; then an engine that needs no time at all has no use for it."""
+    hasty = controller("mha", "page_first", v1=True, model="org/hasty", min_saving_ms=0, prefill_tokens_per_s=1e12)
+    hasty.fill(seed=3)
+    tokens = prompt(0, 8 * PAGE)
+    stored, pages = hasty.write(tokens)
+    assert stored == 8 * PAGE
+    for _ in range(ESTIMATE_GETS_MIN):
+        hit, completed, found = hasty.read(tokens)
+        assert (hit, completed) == (8 * PAGE, 8 * PAGE)
+        assert same(found, pages)
+    client = hasty.storage._bindings["kv"].client
+    assert client.estimate(8 * hasty.storage._bindings["kv"].page_bytes) > 0
+    assert hasty.read(tokens) == (0, 0, [])
+    assert client.stats().misses["declined"] == 8
+    stored, pages = hasty.write(tokens)  # computed again, here with other bytes
+    assert stored == 8 * PAGE
+
+    patient = controller("mha", "page_first", v1=True, model="org/hasty", min_saving_ms=0, prefill_tokens_per_s=1)
+    for _ in range(ESTIMATE_GETS_MIN + 2):
+        hit, _, found = patient.read(tokens)
+        assert hit == 8 * PAGE
+        assert same(found, pages)
 
 
 def test_heads_split_for_other_tensor_parallel_sizes_come_back_too(controller: Callable[..., Controller]) -> None:

@@ -20,6 +20,7 @@ from sglang_rig.checkpoint import prompt, write_checkpoint
 from sglang_rig.engine import EngineFailed, EngineProcess, Generation, engine_arguments
 
 from memkv_core.authority import Authority
+from memkv_core.limits import ESTIMATE_GETS_MIN
 
 TOKENS = 512
 HIT_TOKENS = 480  # sglang never fetches the last page of a prompt: 496 of 512 at most
@@ -106,6 +107,22 @@ def test_other_bytes_beneath_the_verification_change_the_output(
             assert generation.output_ids != cold[number].output_ids
     finally:
         engine.stop()
+
+
+def test_an_engine_that_computes_faster_than_it_loads_computes(
+    module_cluster: Cluster, model: Path, cold: dict[int, Generation], tmp_path: Path
+) -> None:
+    """What was loaded first showed how fast the node is; whatever is decided, the answers are the same."""
+    extra = {"min_saving_ms": 0, "prefill_tokens_per_s": 1e12}
+    engine = EngineProcess(engine_arguments(model, extra), module_cluster.env, tmp_path / "engine.log")
+    try:
+        generations = [engine.generate(prompt(number, TOKENS)) for number in range(PROMPTS)]
+    finally:
+        engine.stop()
+    assert [each.from_storage >= HIT_TOKENS for each in generations[:ESTIMATE_GETS_MIN]] == [True] * ESTIMATE_GETS_MIN
+    assert [each.cached_tokens for each in generations[ESTIMATE_GETS_MIN:]] == [0] * (PROMPTS - ESTIMATE_GETS_MIN)
+    assert [each.output_ids for each in generations] == [cold[number].output_ids for number in range(PROMPTS)]
+    assert "pages are computed again" in engine.log()
 
 
 def test_another_kv_dtype_meets_nothing(
