@@ -25,6 +25,7 @@ from memkv_nixl.cli import app as nixl_app
 from memkv_server import metric_table
 from memkv_server.cli.app import app as server_app
 from memkv_server.config import ServerConfig
+from memkv_server.events import EVENTS
 from memkv_sglang.cli import app as sglang_app
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +118,11 @@ def test_metrics_that_a_page_names_exist() -> None:
     for page in PAGES:
         for name in re.findall(r"\bmemkv_[a-z_]+_(?:total|bytes|seconds|records|seconds_bucket)\b", page.read_text()):
             assert name in names or name in {metric.removesuffix("_bucket") for metric in names}, f"{page}: {name}"
+
+
+def test_events_of_the_log_are_documented_as_the_code_has_them() -> None:
+    page = (ROOT / "docs/monitoring.md").read_text()
+    assert re.findall(r"^\| `(\w+)` \| (.*) \|$", page.split("## Logs")[1], re.MULTILINE) == list(EVENTS.items())
 
 
 def test_pages_show_commands() -> None:

@@ -15,6 +15,7 @@ engine's views. What came along with a frame's head (at most READ_AHEAD_BYTES) i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import select
@@ -38,6 +39,7 @@ from memkv_core.session import Session
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode
 from memkv_server import limits
 from memkv_server.engine.base import Engine, Namespace, ReadBatch, Reservation
+from memkv_server.events import limited_event
 from memkv_server.handler import Handler, Response, refuse
 from memkv_server.movers import MoverSource, MoverUnavailableError
 from memkv_server.placed import PlacedPut, Placements
@@ -199,8 +201,11 @@ class Connection:
         try:
             work()
         except (AuthError, RemoteProtocolError) as error:
-            self._context.errors["auth" if isinstance(error, AuthError) else "protocol"] += 1
-            _LOG.warning("protocol", "connection of %s closed: %s", self._peer(), error)
+            cause = "auth" if isinstance(error, AuthError) else "protocol"
+            self._context.errors[cause] += 1
+            peer = self._peer()
+            words = f"connection of {peer} closed: {error}"
+            limited_event(_LOG, cause, "session_error", words, cause=cause, peer=peer)
             self.close()
         except OSError as error:
             self._context.errors["lost"] += 1
@@ -219,7 +224,8 @@ class Connection:
         bound_s = limits.HANDSHAKE_S if self.phase in (Phase.HELLO, Phase.PROOF) else limits.STALL_S
         if not self.idle and now_s - self.progress_s > bound_s:
             self._context.errors["stalled"] += 1
-            _LOG.warning("stalled", "connection of %s closed: nothing moved for %d s", self._peer(), bound_s)
+            words = f"connection of {self._peer()} closed: nothing moved for {bound_s:.0f} s"
+            limited_event(_LOG, "stalled", "session_error", words, cause="stalled", peer=self._peer())
             self.close()
 
     def close(self) -> None:
@@ -256,7 +262,13 @@ class Connection:
 
     def _peer(self) -> str:
         """For log lines: what the client said of itself, once it has proved that it holds the key."""
-        return self.agent or "an unknown client"
+        if self.agent:
+            return self.agent
+        with contextlib.suppress(OSError):
+            address = self.sock.getpeername()
+            if isinstance(address, tuple):
+                return f"a client at {address[0]}"
+        return "an unknown client"
 
     # -- in -----------------------------------------------------------------------------------------------------------
     def _receive(self) -> None:
@@ -321,7 +333,8 @@ class Connection:
         if refusal is not None:
             if refusal[0] == ErrorCode.AUTH_FAILED:
                 context.errors["auth"] += 1
-            _LOG.warning(refusal[1], "session of %s refused: %s", self._peer(), refusal[1])
+            words, cause = f"session of {self._peer()} refused: {refusal[1]}", ErrorCode(refusal[0]).name.lower()
+            limited_event(_LOG, refusal[1], "session_refused", words, cause=cause, peer=self._peer())
             self._closing = True
             self._queue([memoryview(session.send_refusal(*refusal))], None)
             return
@@ -343,9 +356,9 @@ class Connection:
             refused = ErrorCode.STORAGE, "the namespace could not be recorded"
         if refused is not None:
             context.errors["identity"] += refused[0] == ErrorCode.IDENTITY_MISMATCH
-            _LOG.warning(
-                hello.namespace, "session of %s refused: namespace %r: %s", self.agent, hello.namespace, refused[1]
-            )
+            words = f"session of {self.agent} refused: namespace {hello.namespace!r}: {refused[1]}"
+            cause = refused[0].name.lower()
+            limited_event(_LOG, hello.namespace, "session_refused", words, cause=cause, peer=self.agent)
             self._closing = True
             text = f"namespace {hello.namespace!r}: {refused[1]}"
             self._respond(Opcode.WELCOME, 0, Response(wire.encode_error(refused[0], text), Flag.RESPONSE | Flag.ERROR))

@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from memkv_core.auth import Keyring
 from memkv_core.errors import MemKVError
+from memkv_core.log import protect
 from memkv_core.transports.library import load_verbs
 from memkv_server import limits, logs, operations
 from memkv_server.connection import Connection, LaneContext
@@ -268,6 +269,8 @@ def main(control_fd: int) -> int:
     if not packet:
         return 0
     start = json.loads(packet)
+    for key in start["auth_keys"]:
+        protect(key)
     logs.configure(**start["log"])
     try:
         engine = open_lane_engine(start)

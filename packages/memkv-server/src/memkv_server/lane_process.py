@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from memkv_core.errors import StorageError
 from memkv_server.control import ControlChannel
+from memkv_server.events import event
 
 log = logging.getLogger("memkv.server.lane")
 
@@ -167,8 +168,16 @@ class LaneProcess:
         self.state = LaneState.STOPPED
         self.settled.set()
 
+    def _log_ready(self) -> None:
+        engine = self.status.get("engine", {})
+        recovery_seconds = round(float(engine.get("recovery_seconds", 0)), 3)
+        fields = {"records": engine.get("records", 0), "recovery_seconds": recovery_seconds, "restarts": self.restarts}
+        event(log, "lane_ready", "lane ready", lane=self.index, **fields)
+
     def _log_down(self) -> None:
-        log.error("lane %d is down (%s); it is started again within %.1f s", self.index, self.error, self._delay_s)
+        words = f"lane {self.index} is down ({self.error}); it is started again within {self._delay_s:.1f} s"
+        fields = {"lane": self.index, "cause": self.error, "again_seconds": self._delay_s}
+        event(log, "lane_down", words, logging.ERROR, **fields)
 
     async def _live_once(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -221,6 +230,7 @@ class LaneProcess:
             self._status_at = time.monotonic()
             if self.state is LaneState.STARTING:
                 self.state = LaneState.SERVING
+                self._log_ready()
                 self.settled.set()
             self._answer_waiters()
         elif op == "answer":

@@ -13,6 +13,7 @@ from typing import Any, Final
 from memkv_core.errors import MemKVError, StorageError
 from memkv_server.engine import DriveSet
 from memkv_server.engine.base import Engine
+from memkv_server.events import event
 from memkv_server.limits import STATUS_NAMESPACES_MAX
 
 _LOG: Final = logging.getLogger("memkv.server.lane")
@@ -32,6 +33,7 @@ def _start_scrub(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, A
 
     rate = int(arguments["rate_bytes_s"])
     job = _drives_of(engine).start_job(arguments["path"], lambda drive, notify: Scrub(drive, rate, notify))
+    event(_LOG, "job_started", "a scrub begins", job="scrub", path=arguments["path"])
     return job.status()
 
 
@@ -40,7 +42,11 @@ def _stop_job(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, Any]
 
 
 def _drop_namespace(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {"dropped": engine.drop_namespace(str(arguments["name"]))}
+    dropped = engine.drop_namespace(str(arguments["name"]))
+    if dropped is not None:
+        words = "a namespace is dropped"
+        event(_LOG, "namespace_dropped", words, namespace=dropped["name"], records=dropped["records"])
+    return {"dropped": dropped}
 
 
 def _list_namespaces(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

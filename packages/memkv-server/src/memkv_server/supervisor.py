@@ -18,18 +18,21 @@ import secrets
 import signal
 import socket
 import time
+from datetime import datetime, timedelta, timezone
 from typing import Any, Final
 
 from memkv_core.auth import admin_token
 from memkv_core.errors import ConfigError, StorageError
 from memkv_core.handshake import LANE_ANY
 from memkv_core.license import License
+from memkv_core.log import protect
 from memkv_server import metrics, node_status
 from memkv_server.acceptor import Acceptor
 from memkv_server.admin import AdminServer, create_app
 from memkv_server.config import ServerConfig
 from memkv_server.drain_admin import DrainAdmin
 from memkv_server.drive_admin import DriveAdmin
+from memkv_server.events import event
 from memkv_server.lane_process import LaneProcess
 from memkv_server.local_socket import AUTO, LocalSocket, socket_path
 from memkv_server.namespace_admin import NamespaceAdmin
@@ -43,6 +46,7 @@ DRAIN_S: Final = 8.0  # for what is in flight
 TERMINATED_S: Final = 1.0  # for SIGTERM to be obeyed
 KILLED_S: Final = 0.5  # for SIGKILL to be obeyed
 HURRY_S: Final = 1.0  # after a second signal
+LICENSE_WARNING_DAYS: Final = 30
 CORES_PER_LANE_TO_PIN: Final = 4
 
 
@@ -87,7 +91,7 @@ class Supervisor:
             if await self._lanes_settled():
                 self._listen(data)
                 await self._signalled.wait()
-            log.info("stopping: draining %d lanes", len(self.lanes))
+            event(log, "node_stopping", "stopping: draining the lanes", lanes=len(self.lanes))
         finally:
             self.draining, self.listening = True, False
             heartbeat.cancel()
@@ -101,7 +105,7 @@ class Supervisor:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(admin_task, 1.0)
             admin.close()
-        log.info("stopped")
+        event(log, "node_stopped", "stopped")
 
     def _bind_local(self) -> None:
         """Binds the Unix socket. Where it was not asked for, a node can do without: its clients use TCP."""
@@ -135,10 +139,11 @@ class Supervisor:
             raise bind_error(self.data_address, "data", error) from error
         self.listening = True
         serving = sum(lane.serving for lane in self.lanes)
-        log.info(
-            "memkv node ready address=%s admin=%s mode=%s lanes=%d/%d",
-            self.data_address, self.admin_address, self.config.storage.mode, serving, len(self.lanes),
+        event(
+            log, "node_ready", "memkv node ready", address=self.data_address, admin=self.admin_address,
+            mode=self.config.storage.mode, lanes=f"{serving}/{len(self.lanes)}",
         )  # fmt: skip
+        self._warn_of_license()
 
     def _start_lanes(self) -> None:
         count = self.config.lane_count
@@ -209,8 +214,18 @@ class Supervisor:
             return self.lanes[index].adopt(sock, prefix)
         return any(lane.adopt(sock, prefix) for lane in self.lanes)
 
+    def _warn_of_license(self) -> None:
+        left = self.license.expires_at - datetime.now(timezone.utc)
+        if left < timedelta(days=LICENSE_WARNING_DAYS):
+            words = "the license ends soon: a node that is started after that does not serve"
+            ends = self.license.expires_at.isoformat()
+            event(log, "license_ending", words, logging.WARNING, expires_at=ends, licensee=self.license.licensee)
+
     def _tokens(self) -> list[str]:
-        return [admin_token(key) for key in self.config.auth_keys]
+        tokens = [admin_token(key) for key in self.config.auth_keys]
+        for token in tokens:
+            protect(token)
+        return tokens
 
     def _tls(self) -> Any:
         network = self.config.network
@@ -219,7 +234,8 @@ class Supervisor:
     def hold(self, held: bool) -> None:
         """Lets every client go and takes no other, or takes them again. What is stored stays."""
         if held != self.held:
-            log.info("drained: clients are let go, none is taken" if held else "clients are taken again")
+            words = "drained: clients are let go, none is taken" if held else "clients are taken again"
+            event(log, "node_drained" if held else "node_undrained", words)
         self.held = held
         for lane in self.lanes:
             lane.hold(held)

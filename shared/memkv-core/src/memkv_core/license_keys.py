@@ -95,6 +95,8 @@ def load_trusted_keys(configured: str | None, source: str = "MEMKV_LICENSE_KEYS"
         folders = [folder / "license-keys" for folder in config_folders()]
         files = [file for folder in folders if folder.is_dir() for file in _pem_files(folder)]
         return _collect(files, tuple(str(folder) for folder in folders))
+    if any(part.startswith("eyJ") for part in configured.split(os.pathsep)):  # as the base64 of every token does
+        raise LicenseError(f"{source} holds a license token, not the paths of public keys", remedy=_REMEDY)
     paths = [Path(part).expanduser() for part in configured.split(os.pathsep) if part]
     named: list[Path] = []
     for path in paths:

@@ -79,14 +79,16 @@ class RateLimitedLog:
         # key -> (time of the last line, lines left out since)
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def log(self, level: int, key: str, message: str, *args: Any, exc_info: Any = None) -> bool:
+    def log(
+        self, level: int, key: str, message: str, *args: Any, exc_info: Any = None, extra: dict[str, Any] | None = None
+    ) -> bool:
         """Logs unless a line with this key was logged lately; True where it was logged."""
         left_out = self._admit(key)
         if left_out is None:
             return False
         if left_out:
             message, args = message + " (%d more like this were not logged)", (*args, left_out)
-        self._logger.log(level, message, *args, exc_info=exc_info)
+        self._logger.log(level, message, *args, exc_info=exc_info, extra=extra)
         return True
 
     def warning(self, key: str, message: str, *args: Any, exc_info: Any = None) -> bool:

@@ -24,6 +24,7 @@ from memkv_server.engine.engine import SegmentEngine
 from memkv_server.engine.health import DriveState
 from memkv_server.engine.jobs import FAILED, STOPPED, Job
 from memkv_server.engine.limits import RETRY_S_MAX, RETRY_S_MIN, STEADY_S
+from memkv_server.events import event
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -87,7 +88,8 @@ class Bay:
             self.job.end(FAILED, failure)
         if time.monotonic() - self._since_s > STEADY_S:
             self._delay_s = RETRY_S_MIN
-        _LOG.error("%s: the drive is taken out of service: %s", self.path, failure)
+        words = f"{self.path}: the drive is taken out of service: {failure}"
+        event(_LOG, "drive_offline", words, logging.ERROR, path=self.path, cause=failure)
         if engine is not None:
             engine.retire()
         self._start(engine)
@@ -98,7 +100,8 @@ class Bay:
         self._uuid = engine.uuid
         self._since_s = time.monotonic()
         self._try_at_s = self._since_s + self._delay_s
-        _LOG.warning("%s: the drive is in service again, with %d records", self.path, engine.usage()["records"])
+        words = f"{self.path}: the drive is in service again"
+        event(_LOG, "drive_online", words, logging.WARNING, path=self.path, records=engine.usage()["records"])
 
     def reject(self, engine: SegmentEngine, failure: str) -> None:
         """Opened, but not usable: tried again."""

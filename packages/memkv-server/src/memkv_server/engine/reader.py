@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import Final
 
+from memkv_core.log import RateLimitedLog
 from memkv_server.engine.base import Namespace, ReadBatch, Status
 from memkv_server.engine.counters import Counters
 from memkv_server.engine.drive import NoRoomError
@@ -15,6 +18,9 @@ from memkv_server.engine.index import Index, place_address, place_length
 from memkv_server.engine.plan import ReadPlan, runs_of
 from memkv_server.engine.pool import Segment, SegmentPool
 from memkv_server.engine.segment import DIGESTS, RecordHeader, RecordState, decode_record, hash_key
+from memkv_server.events import limited_event
+
+_LOG: Final = RateLimitedLog(logging.getLogger(__name__))
 
 
 class Reader:
@@ -231,7 +237,11 @@ class Reader:
 
     def drop_corrupt(self, namespace_hash: int, key_hash: bytes, place: int) -> None:
         """Takes a record that failed a check out of the index; its next put stores it anew."""
-        self._counters.corrupt_records += self._drop(namespace_hash, key_hash, place)
+        if self._drop(namespace_hash, key_hash, place):
+            self._counters.corrupt_records += 1
+            words = "a record is dropped, its bytes are not those that were put: it is a miss; see `memkv drive scrub`"
+            path = self._pool.drive.path or self._pool.drive.mode
+            limited_event(_LOG, f"corrupt {path}", "record_corrupt", words, path=path)
 
     def drop_unreadable(self, namespace_hash: int, key_hash: bytes, place: int) -> None:
         """The same for one that the drive does not give back."""
