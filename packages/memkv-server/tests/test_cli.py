@@ -24,7 +24,7 @@ Refused = Callable[..., str]
 COMMANDS = [
     "", "setup", "start", "keygen", "bench", "simulate", "admin", "admin status", "admin health", "admin token",
     "config", "config show", "license", "license authority", "license issue", "license show", "license verify", "dev",
-    "dev up", "dev status", "dev down",
+    "dev up", "dev status", "dev down", "net", "net topo",
 ]  # fmt: skip
 KEY = "a1" * 32
 
@@ -41,7 +41,7 @@ def test_help(cli: Cli, command: str) -> None:
     done = cli(*command.split(), "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage: memkv" in done.stdout
-    if command and command not in ("admin", "config", "license", "dev", "drive"):
+    if command and command not in ("admin", "config", "license", "dev", "drive", "net"):
         assert "Examples:" in done.stdout
 
 

@@ -45,6 +45,9 @@ class ScriptedTransport:
     contact_deadlines_s: list[float] = field(default_factory=list)
     name: str = "scripted"
 
+    def rail_of(self, server: str) -> str | None:
+        return None
+
     def lane_counts(self, servers: Sequence[str], deadline_s: float) -> dict[str, int | MemKVError]:
         self.contact_deadlines_s.append(deadline_s)
         return {server: self._next(self.first_contact, server) or self.lanes[server] for server in servers}

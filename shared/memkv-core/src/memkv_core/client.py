@@ -65,7 +65,8 @@ class Client:
         self._start(config, identity, transport, load_license(config), Router(config.servers, replicas=config.replicas))
         _LOG.info("memkv-client license verified plan=%s", self.license.plan)
         for server in self.servers:
-            _LOG.info('Server mapped to rail server="%s"', server)
+            rail = self._transport.rail_of(server)
+            _LOG.info('Server mapped to rail server="%s"%s', server, f' rail="{rail}"' if rail is not None else "")
 
     def _start(
         self,

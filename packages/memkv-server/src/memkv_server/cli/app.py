@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from memkv_server import __version__
-from memkv_server.cli import admin, bench, config, dev, drive, keys, license, setup, simulate, start
+from memkv_server.cli import admin, bench, config, dev, drive, keys, license, net, setup, simulate, start
 
 app = typer.Typer(
     help="The storage node of MemKV: a durable, shared tier for the KV cache of LLM inference engines.",
@@ -43,6 +43,7 @@ app.command("bench", epilog=bench.EPILOG)(bench.bench)
 app.command("simulate", epilog=simulate.EPILOG)(simulate.simulate)
 app.add_typer(admin.app, name="admin")
 app.add_typer(drive.app, name="drive")
+app.add_typer(net.app, name="net")
 app.add_typer(config.app, name="config")
 app.add_typer(license.app, name="license")
 app.add_typer(dev.app, name="dev")

@@ -98,6 +98,9 @@ class FaultyTransport:
     def register(self, view: memoryview) -> Region:
         return self._inner.register(view)
 
+    def rail_of(self, server: str) -> str | None:
+        return self._inner.rail_of(server)
+
     @property
     def moves(self) -> MoveCounts | None:
         return self._inner.moves

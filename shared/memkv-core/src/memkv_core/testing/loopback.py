@@ -181,6 +181,9 @@ class LoopbackTransport:
         self._sessions: dict[Route, tuple[Session, LoopbackConnection]] = {}
         self._closed = False
 
+    def rail_of(self, server: str) -> str | None:
+        return None
+
     def lane_counts(self, servers: Sequence[str], deadline_s: float) -> dict[str, int | MemKVError]:
         counts: dict[str, int | MemKVError] = {}
         for server in servers:

@@ -79,6 +79,9 @@ class Transport(Protocol):
     def moves(self) -> MoveCounts | None:
         """What it counted of payload that servers move; None: its servers do not."""
 
+    def rail_of(self, server: str) -> str | None:
+        """The local device that a server is reached over; None where the host's routing decides."""
+
     def lane_counts(self, servers: Sequence[str], deadline_s: float) -> dict[str, int | MemKVError]:
         """The number of lanes of each server, learned from its WELCOME and cached, or why no session can be had."""
 

@@ -4,19 +4,21 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Final
 
 from memkv_core.config import ClientConfig
 from memkv_core.errors import ConfigError
 from memkv_core.staging import Staging
-from memkv_core.transports import verbs
+from memkv_core.transports import sysfs, verbs
 from memkv_core.transports.base import Transport
 from memkv_core.transports.choice import Found, asks_for_devices, choose
 from memkv_core.transports.library import load_verbs
 from memkv_core.transports.rail import Rail, opened_rails
 from memkv_core.transports.rdma import RdmaTransport
 from memkv_core.transports.tcp import SessionFactory, TCPTransport
+from memkv_core.transports.topology import map_servers
 
 _LOG: Final = logging.getLogger("memkv_core.transport")
 
@@ -53,11 +55,13 @@ def _look_at(devices: tuple[str, ...], load: Callable[[], verbs.Verbs]) -> tuple
 
 
 def _rdma(new_session: SessionFactory, config: ClientConfig, rails: list[Rail]) -> RdmaTransport:
-    order = {server: at for at, server in enumerate(sorted(config.servers))}
+    devices = sysfs.read_devices()
+    facts = [sysfs.rail_facts(rail.spec, devices) for rail in rails]
+    mapped = map_servers(config.servers, facts, sysfs.process_nodes(), turn=os.getpid())
     return RdmaTransport(
         new_session,
         rails,
         Staging.of_mb(config.staging_size_mb, config.staging_slot_mb),
-        choose_rail=lambda server, count: order.get(server, 0) % count,
+        choose_rail=lambda server, count: mapped.get(server, 0) % count,
         connections=config.connections,
     )

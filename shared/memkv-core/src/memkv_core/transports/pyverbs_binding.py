@@ -26,7 +26,7 @@ from memkv_core.transports.verbs import Access, Completion
 
 _WITH_IMM: Final = 2  # IBV_WC_WITH_IMM
 _LINK_LAYERS: Final = {1: "InfiniBand", 2: "Ethernet"}
-_GID_KINDS: Final = {0: "RoCE v1", 1: "RoCE v2"}
+_GID_KINDS: Final = {1: "RoCE v1", 2: "RoCE v2"}
 _MESSAGE_BYTES_MAX: Final = 1 << 30
 
 _lock = threading.Lock()  # of what looks at all descriptors of the process
@@ -68,7 +68,7 @@ class PyverbsVerbs:
                 remedy="see that /dev/infiniband can be read and written (docker: --device=/dev/infiniband)",
             ) from error
         try:
-            return PyverbsContext(self.modules, raw, _device_of(self.modules, raw, spec))
+            return PyverbsContext(self.modules, raw, _device_of(raw, spec))
         except self.modules.error as error:
             raw.close()
             raise verbs.DeviceUnavailableError(f"RDMA device {spec.name} cannot be queried: {error}") from error
@@ -77,14 +77,14 @@ class PyverbsVerbs:
             raise
 
 
-def _device_of(modules: Modules, raw: Any, spec: verbs.DeviceSpec) -> verbs.Device:
+def _device_of(raw: Any, spec: verbs.DeviceSpec) -> verbs.Device:
     attributes = raw.query_device()
     found = [raw.query_port(number) for number in range(1, attributes.phys_port_cnt + 1)]
-    # The table of GIDs may have hundreds of entries: it is read of the port in use.
     ports = [_port_of(number, port, ()) for number, port in enumerate(found, 1)]
     port = verbs.choose_port(spec, ports)
     told = found[port.number - 1]
-    port = _port_of(port.number, told, _gids_of(modules, raw, port, told.gid_tbl_len))
+    length = sum(port.gid_tbl_len for port in found)
+    port = _port_of(port.number, told, _gids_of(raw, port, length))
     reads = [count for count in (attributes.max_qp_rd_atom, attributes.max_qp_init_rd_atom) if count > 0]
     parts = [count for count in (attributes.max_sge, attributes.max_sge_rd) if count > 0]
     return verbs.Device(
@@ -105,16 +105,15 @@ def _port_of(number: int, told: Any, gids: tuple[verbs.Gid, ...]) -> verbs.Port:
     return verbs.Port(number, verbs.PortState(told.state), told.active_mtu, told.lid, layer, gids)
 
 
-def _gids_of(modules: Modules, raw: Any, port: verbs.Port, length: int) -> tuple[verbs.Gid, ...]:
+def _gids_of(raw: Any, port: verbs.Port, length: int) -> tuple[verbs.Gid, ...]:
+    """Those of the table that are not empty: one call, since the table may have a thousand entries."""
     gids = []
-    for place in range(length):
-        try:
-            value = bytes.fromhex(str(raw.query_gid(port.number, place)).replace(":", ""))
-            kind = _GID_KINDS.get(raw.query_gid_type(port.number, place), "") if any(value) else ""
-        except modules.error:  # an empty entry
-            continue
-        gids.append(verbs.Gid(place, value, kind if port.link_layer == "Ethernet" else "IB"))
-    return tuple(gids)
+    for entry in raw.query_gid_table(length):
+        if entry.port_num == port.number:
+            value = bytes.fromhex(entry.gid_str().replace(":", ""))
+            kind = _GID_KINDS.get(entry.gid_type, "") if port.link_layer == "Ethernet" else "IB"
+            gids.append(verbs.Gid(entry.gid_index, value, kind))
+    return tuple(sorted(gids))
 
 
 class PyverbsContext:

@@ -169,6 +169,9 @@ class RdmaTransport(OneSidedTransport):
             raise
         return path
 
+    def rail_of(self, server: str) -> str | None:
+        return self.rails[self._choose(server, len(self.rails))].name if self.rails else None
+
     def _new_path(self, server: str) -> RdmaPath:
         """On the server's own rail, or on the next that can be used. RefusedError where there is none."""
         first = self._choose(server, len(self.rails))

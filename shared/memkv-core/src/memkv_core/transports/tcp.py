@@ -67,6 +67,9 @@ class TCPTransport:
         forks.watch(self)
 
     # -- the seam -----------------------------------------------------------------------------------------------------
+    def rail_of(self, server: str) -> str | None:
+        return None
+
     def lane_counts(self, servers: Sequence[str], deadline_s: float) -> dict[str, int | MemKVError]:
         known: dict[str, int | MemKVError] = {}
         for server in servers:
