@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from memkv_core.address import Address
@@ -23,12 +24,16 @@ THREADS_MAX: Final = 32
 
 @dataclass(frozen=True)
 class Reply:
-    """What one node answered: ``body`` where it is JSON, else ``error`` with the cause in words."""
+    """What one node answered: ``body`` where it is JSON, else ``error`` with the cause in words.
+
+    ``date_s`` is the node's own clock in whole seconds since the epoch, where the answer tells.
+    """
 
     node: str
     code: int | None
     body: dict[str, Any] | None
     error: str | None
+    date_s: float | None = None
 
 
 def admin_of(address: Address) -> Address:
@@ -56,17 +61,17 @@ def ask(node: str, path: str, token: str | None, timeout_s: float = TIMEOUT_S, m
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=timeout_s) as response:
-            return _reply(node, response.status, response.read(REPLY_BYTES_MAX))
+            return _reply(node, response.status, response.read(REPLY_BYTES_MAX), response.headers.get("Date"))
     except urllib.error.HTTPError as error:
         with error:
-            return _reply(node, error.code, error.read(REPLY_BYTES_MAX))
+            return _reply(node, error.code, error.read(REPLY_BYTES_MAX), error.headers.get("Date"))
     except urllib.error.URLError as error:
         return Reply(node, None, None, _words(error.reason))
     except (OSError, http.client.HTTPException, ValueError) as error:
         return Reply(node, None, None, _words(error))
 
 
-def _reply(node: str, code: int, data: bytes) -> Reply:
+def _reply(node: str, code: int, data: bytes, date: str | None) -> Reply:
     try:
         body = json.loads(data)
     except ValueError:
@@ -74,7 +79,14 @@ def _reply(node: str, code: int, data: bytes) -> Reply:
     if not isinstance(body, dict):
         return Reply(node, code, None, f"answered {code}, and not as a MemKV node does")
     error = str(body["error"]) if "error" in body else None
-    return Reply(node, code, body, error)
+    return Reply(node, code, body, error, _seconds(date))
+
+
+def _seconds(date: str | None) -> float | None:
+    try:
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except ValueError:  # no date as HTTP writes it
+        return None
 
 
 def _words(reason: object) -> str:
