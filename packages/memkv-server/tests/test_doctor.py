@@ -22,7 +22,6 @@ from memkv_server.doctor.engines import examine_engines, hash_seed
 from memkv_server.doctor.finding import Finding, exit_code
 from memkv_server.doctor.machine import examine_machine, huge_pages, rdma_device
 
-
 if TYPE_CHECKING:
     from conftest import Cli, Credentials, StartNode
 
@@ -174,7 +173,7 @@ class TestMachine:
 
     def test_rdma_devices(self) -> None:
         ports = (PortFacts(1, "ACTIVE", "100 Gb/sec", "Ethernet", (), ()), PortFacts(2, "DOWN", "", "Ethernet", (), ()))
-        present = [DeviceFacts("mlx5_0", PciPlace(), ports)]
+        present = [DeviceFacts("mlx5_0", PciPlace(0, ()), ports)]
         assert rdma_device("mlx5_0", present).verdict == "ok"
         assert rdma_device("mlx5_0:1:3", present).verdict == "ok"
         assert "DOWN" in rdma_device("mlx5_0:2", present).text
@@ -214,7 +213,7 @@ class TestDrives:
         (tmp_path / "node.yaml").write_text("storage:\n  mode: file\n  capacity: 64MiB\n  drives:\n    - path: data\n")
         env = environment(credentials, "127.0.0.1:1")
         _code, found = report(cli, env, "--server-config", "node.yaml")
-        assert [each["verdict"] for each in found["drive"]][0] == "ok"
+        assert found["drive"][0]["verdict"] == "ok"
         assert "durable write" in found["drive"][1]["text"]
 
     def test_a_bad_configuration(self, cli: Cli, credentials: Credentials) -> None:

@@ -37,7 +37,7 @@ def doctor(
     """
     from memkv_server.doctor.examine import examine  # the client with it: not for every command to load
 
-    findings = []
+    findings: list[Finding] = []
     with err.status("examining") if sys.stderr.isatty() else contextlib.nullcontext():
         findings.extend(examine(server_config))
     if as_json:

@@ -64,7 +64,9 @@ def _latency(client: Client) -> Finding:
         client.exists([_KEY % 0], timeout_ms=TIMEOUT_MS)
         durations_ms.append((time.perf_counter() - started_s) * 1000)
     durations_ms.sort()
-    text = f"exists of one key: median {durations_ms[_ROUNDS // 2]:.2f} ms, worst of {_ROUNDS} {durations_ms[-1]:.2f} ms"
+    text = (
+        f"exists of one key: median {durations_ms[_ROUNDS // 2]:.2f} ms, worst of {_ROUNDS} {durations_ms[-1]:.2f} ms"
+    )
     if durations_ms[_ROUNDS // 2] > SLOW_EXISTS_MS:
         return Finding("data port", "warn", text, "look for a slow network or a busy node: `memkv admin status`")
     return Finding("data port", "ok", text)

@@ -26,7 +26,9 @@ def examine_drives(path: Path) -> Iterator[Finding]:
     except MemKVError as error:
         yield of_error("drive", error)
         return
-    yield Finding("drive", "ok", f"{path} is a node's configuration: {config.storage.mode}, {config.lane_count} lane(s)")
+    yield Finding(
+        "drive", "ok", f"{path} is a node's configuration: {config.storage.mode}, {config.lane_count} lane(s)"
+    )
     for lane in range(config.lane_count):
         for drive in config.drives_of(lane):
             if drive.get("path"):
