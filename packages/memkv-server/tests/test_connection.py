@@ -249,6 +249,19 @@ def test_wrong_bytes_are_not_stored(peer: Peer) -> None:
     assert peer.ask(Opcode.EXISTS, count=1, metadata=wire.encode_keys([b"k"]))[1] == bytes([Status.MISS])
 
 
+@pytest.mark.parametrize("wrong", [0, 3, 7])
+def test_wrong_bytes_among_right_ones_in_many_pieces(peer: Peer, wrong: int) -> None:
+    values = {b"k%d" % number: os.urandom(40_000) for number in range(8)}
+    delivered = bytearray(b"".join(values.values()))
+    delivered[wrong * 40_000 + 39_999] ^= 1
+    peer.sock.sendall(peer.put_frame(values))
+    for at in range(0, len(delivered), 50_000):
+        peer.sock.sendall(delivered[at : at + 50_000])
+        peer.turn(2)
+    expected = [Status.BAD_DIGEST if number == wrong else Status.HIT for number in range(8)]
+    assert peer.read_frame()[1] == bytes(expected)
+
+
 def test_an_operation_that_is_not_known_goes_on(peer: Peer) -> None:
     for opcode in (0x7F, Opcode.REGISTER_REGION, Opcode.CONNECT_RDMA):
         header, metadata = peer.ask(opcode)

@@ -22,7 +22,7 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final
@@ -41,6 +41,7 @@ from memkv_server import limits
 from memkv_server.engine.base import Engine, Namespace, ReadBatch, Reservation
 from memkv_server.events import limited_event
 from memkv_server.handler import Handler, Response, refuse
+from memkv_server.intake import Intake
 from memkv_server.movers import MoverSource, MoverUnavailableError
 from memkv_server.placed import PlacedPut, Placements
 
@@ -106,7 +107,7 @@ class Connection:
         self._buffer[: len(prefix)] = prefix
         self._have = len(prefix)
         self._header: Header | None = None
-        self._payload: Cursor | None = None
+        self._payload: Intake | None = None
         self._reservation: Reservation | None = None
         self._put_begun_s = 0.0
         self._placements: Placements | None = None
@@ -392,15 +393,8 @@ class Connection:
             return
         self._put_begun_s = time.perf_counter()
         self._reservation, lengths = self._context.handler.begin_put(self.namespace, header, metadata, self.transport)
-        extents = self._reservation.extents if self._reservation is not None else [None] * len(lengths)
-        views: list[memoryview] = []
-        for extent, length in zip(extents, lengths):
-            if extent is None:
-                views.extend(self._drain_views(length))
-            elif length:
-                views.append(extent)
         self._header = header
-        self._payload = Cursor(views)
+        self._payload = Intake(self._reservation, lengths, self._context.drain)
         self.phase = Phase.PAYLOAD
         self._take_read_ahead(self._payload)
         if not self._payload.left:
@@ -457,13 +451,7 @@ class Connection:
         self._moving = None
         self._respond(put.header.opcode, put.header.request_id, self._placements.end_put(put))
 
-    def _drain_views(self, size: int) -> Iterator[memoryview]:
-        drain = self._context.drain
-        while size > 0:
-            yield drain[:size]
-            size -= len(drain)
-
-    def _take_read_ahead(self, payload: Cursor) -> None:
+    def _take_read_ahead(self, payload: Intake) -> None:
         """The part of the payload that was read along with the frame's head."""
         taken = 0
         while taken < self._have and payload.left:
@@ -485,7 +473,9 @@ class Connection:
         if not size:
             raise ConnectionResetError("closed in the middle of a payload")
         payload.advance(size)
-        if not payload.left:
+        if payload.left:
+            payload.verify()
+        else:
             self._end_put()
 
     def _end_put(self) -> None:

@@ -67,6 +67,13 @@ class Reservation(Protocol):
 
     extents: list[memoryview | None]
 
+    def landed(self, count: int) -> None:
+        """The first ``count`` values are complete: they may be verified now, while they are still in the core's cache.
+
+        A lane that receives in several steps says so after each; ``commit`` verifies what has not been, so nothing
+        depends on it.
+        """
+
 
 @dataclass(slots=True)
 class ReadBatch:
@@ -144,7 +151,7 @@ class Engine(Protocol):
         """Takes space for a put batch. Nothing is visible before ``commit``. Duplicate keys in one batch: last wins."""
 
     def commit(self, reservation: Reservation) -> bytes:
-        """Verifies each received value against its digest and publishes those that match."""
+        """Verifies each received value against its digest, unless it was as it landed; publishes those that match."""
 
     def abort(self, reservation: Reservation) -> None:
         """Gives the space up; what was there under the keys before is still there."""

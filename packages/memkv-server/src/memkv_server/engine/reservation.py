@@ -47,8 +47,8 @@ class PutReservation:
     """Space taken for one put batch; see ``Reservation``. ``statuses[i]`` is final where ``extents[i]`` is None."""
 
     __slots__ = (
-        "digest_kind", "digests", "extents", "kind_and_stamp", "namespace", "namespace_hash", "records", "runs",
-        "statuses",
+        "_landed", "digest_kind", "digests", "extents", "kind_and_stamp", "namespace", "namespace_hash", "records",
+        "runs", "statuses", "verified",
     )  # fmt: skip
 
     def __init__(
@@ -65,6 +65,17 @@ class PutReservation:
         self.records: list[tuple[int, bytes, Segment, int, int, int]] = []
         # the segments it writes to, with the tail and the entry count that each had before
         self.runs: list[tuple[Segment, int, int]] = []
+        self.verified = bytearray(count)  # 1 where the value has landed and matches its digest
+        self._landed = 0
+
+    def landed(self, count: int) -> None:
+        """See ``Reservation``."""
+        digest_of, digests, extents = DIGESTS[self.digest_kind], self.digests, self.extents
+        for position in range(self._landed, count):
+            extent = extents[position]
+            if extent is not None and digest_of(extent) == digests[position]:
+                self.verified[position] = 1
+        self._landed = max(self._landed, count)
 
 
 class Writer:
@@ -209,6 +220,7 @@ class Writer:
             return bytes(statuses)
         digest_of, digests, shards = DIGESTS[reservation.digest_kind], reservation.digests, index.shards
         sequence = pool.record_sequence
+        verified = reservation.verified
         current: Segment | None = None
         user_bytes = counted_bytes = 0
         counted_sequence = sequence
@@ -219,7 +231,7 @@ class Writer:
             if extent is None or segment.phase == Phase.CONDEMNED:
                 statuses[position] = Status.NO_SPACE  # given up while the payload was under way
                 continue
-            if digest_of(extent) != digests[position]:
+            if not verified[position] and digest_of(extent) != digests[position]:
                 statuses[position] = Status.BAD_DIGEST
                 continue
             sequence += 1
@@ -265,7 +277,7 @@ class Writer:
             newest = pool.segments[place_address(old) >> pool.segment_shift] if old is not None else pool.current
             if newest is None or newest.sequence <= segment.sequence:
                 continue
-            if digest_of(extent) != reservation.digests[position]:
+            if not reservation.verified[position] and digest_of(extent) != reservation.digests[position]:
                 continue
             moved = relocate(pool, segment, offset, size)
             if moved is None:
@@ -273,6 +285,7 @@ class Writer:
             else:
                 target, offset, check, reservation.extents[position] = moved
                 reservation.records[number] = (position, key_hash, target, offset, size, check)
+                reservation.verified[position] = 0  # the copy was not
                 if all(run[0] is not target for run in reservation.runs):
                     # It must not be sealed before the record is committed, should the next one need another.
                     reservation.runs.append((target, offset, target.entry_count - 1))

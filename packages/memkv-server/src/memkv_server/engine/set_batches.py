@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,11 @@ class SetReservation:
         self.extents: list[memoryview | None] = [None] * count
         self.statuses = bytearray([Status.READ_ONLY]) * count  # where no drive takes it
         self.parts: list[tuple[SegmentEngine, Reservation, list[int]]] = []
+
+    def landed(self, count: int) -> None:
+        """See ``Reservation``."""
+        for _, part, places in self.parts:
+            part.landed(bisect_left(places, count))
 
 
 class SetReading:

@@ -221,6 +221,20 @@ class EngineTests:
         )
         assert get(engine, namespace, [b"a", b"old", b"c"]) == [None, old, good]
 
+    def test_what_is_verified_as_it_lands_is_judged_the_same(self, engine: Any, namespace: Any) -> None:
+        kind, values = DigestKind.XXH3_128, [block(seed, 300) for seed in range(3)]
+        digests = [digest([memoryview(value)], kind) for value in values]
+        for wrong in range(4):  # the last time all are right
+            keys = [bytes([wrong, place]) for place in range(3)]
+            reservation = engine.reserve(namespace, keys, [300] * 3, digests, kind, None)
+            for place, (extent, value) in enumerate(zip(reservation.extents, values, strict=True)):
+                extent[:] = bytes(300) if place == wrong else value
+                reservation.landed(place)  # those before it: the last one is left to the commit
+            judged = [Status.BAD_DIGEST if place == wrong else HIT for place in range(3)]
+            assert bytes(engine.commit(reservation)) == bytes(judged)
+            stored = [None if place == wrong else value for place, value in enumerate(values)]
+            assert get(engine, namespace, keys) == stored
+
     def test_the_last_of_two_equal_keys_wins(self, engine: Any, namespace: Any) -> None:
         first, second = block(1, 100), block(2, 100)
         kind = DigestKind.XXH3_128

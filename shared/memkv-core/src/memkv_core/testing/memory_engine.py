@@ -52,6 +52,9 @@ class DictReservation:
     extents: list[memoryview | None]
     open: bool = True
 
+    def landed(self, count: int) -> None:
+        """Everything is verified at commit."""
+
 
 @dataclass
 class DictReadBatch:
