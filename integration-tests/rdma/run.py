@@ -64,9 +64,8 @@ def arguments() -> argparse.Namespace:
 
 def install() -> None:
     """With apt, what is not there."""
-    if not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
-        subprocess.run(["apt-get", "update", "-q"], check=True)
     if vm.missing_commands():
+        subprocess.run(["apt-get", "update", "-q"], check=True, stdout=subprocess.DEVNULL)
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         command = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *vm.PACKAGES]
         subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)

@@ -15,6 +15,7 @@ import lzma
 import re
 import shutil
 import signal
+import struct
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,6 +85,7 @@ class Kernel:
         }
 
     def _fetch(self, kept: Sequence[str]) -> None:
+        _refresh_lists()
         told = subprocess.run(["apt-cache", "depends", "linux-image-amd64"], check=True, capture_output=True, text=True)
         found = re.search(r"Depends: (linux-image-\S+)", told.stdout)
         assert found is not None, told.stdout
@@ -99,6 +101,7 @@ class Kernel:
         """Busybox, the modules in their order, and the script ``init``."""
         modules = self._ordered()
         busybox = Path(str(shutil.which("busybox"))).read_bytes()
+        assert not _needs_loader(busybox), "this busybox needs libraries: install busybox-static"
         entries: list[tuple[str, int, bytes]] = [
             (folder, 0o40755, b"") for folder in ("bin", "lib", "proc", "sys", "dev", "low", "up", "new")
         ]
@@ -125,13 +128,27 @@ class Kernel:
         return loaded
 
 
+def _refresh_lists() -> None:
+    """Of what apt knows, where it knows nothing yet."""
+    if not any(Path("/var/lib/apt/lists").glob("*_Packages*")):
+        subprocess.run(["apt-get", "update", "-q"], check=True, stdout=subprocess.DEVNULL)
+
+
 def download(packages: Sequence[str], folder: Path) -> list[Path]:
     """Fetches Debian packages into ``folder``; their files."""
+    _refresh_lists()
     before = set(folder.glob("*.deb"))
     command = ["apt-get", "download", "-q", *packages]
     done = subprocess.run(command, check=False, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, f"apt-get download {' '.join(packages)}: {done.stderr}"
     return sorted(set(folder.glob("*.deb")) - before)
+
+
+def _needs_loader(program: bytes) -> bool:
+    """Whether a 64-bit ELF program names an interpreter: what it was linked with would not be in the initramfs."""
+    (first,) = struct.unpack_from("<Q", program, 32)
+    size, count = struct.unpack_from("<HH", program, 54)
+    return any(struct.unpack_from("<I", program, first + at * size) == (3,) for at in range(count))
 
 
 def _decompressed(image: bytes) -> bytes:
