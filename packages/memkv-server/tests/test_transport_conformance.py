@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TCP transport against real nodes of two lanes: core's conformance kit, looking into the lanes by raw sockets."""
+"""TCP and shm against real nodes of two lanes: core's conformance kit, looking into the lanes by raw sockets."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from typing import Any
 from memkv_core.authority import Authority
 from memkv_core.testing.conformance import TransportTests
 from memkv_core.testing.raw_client import RawClient
-from memkv_core.testing.transport_tests import KEY, NAMESPACE, SessionFactory
+from memkv_core.testing.transport_tests import KEY, NAMESPACE, SessionFactory, in_time
 from memkv_core.transports.base import Transport
+from memkv_core.transports.shm import ShmTransport
 from memkv_core.transports.tcp import TCPTransport
 from memkv_core.wire import Status
 
@@ -103,3 +104,18 @@ class TestTCPToARealNode(TransportTests):
 
     def revive(self, server: Any) -> None:
         server.process = server.start()
+
+
+class TestShmToARealNode(TestTCPToARealNode):
+    """Every block that a real node takes or gives goes through shared memory."""
+
+    def make_transport(self, server: Any, new_session: SessionFactory) -> Transport:
+        self.made = ShmTransport(new_session)
+        self.made.lane_counts([self.address(server)], in_time(5))  # as a client does before its first call
+        return self.made
+
+    def stop(self, server: Any) -> None:
+        super().stop(server)
+        fallbacks = self.made.moves.fallbacks
+        assert fallbacks.keys() <= {"no path"}, fallbacks
+        assert fallbacks["no path"] <= 1, "once, where the node was started again"

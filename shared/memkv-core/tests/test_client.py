@@ -399,9 +399,8 @@ def test_a_license_is_needed(make_config: MakeConfig, tmp_path: Any, monkeypatch
 
 
 def test_transports_of_other_versions(make_config: MakeConfig) -> None:
-    for transport in ("shm", "rdma"):
-        with pytest.raises(ConfigError, match=transport):
-            Client(make_config("127.0.0.1:9900", transport=transport))
+    with pytest.raises(ConfigError, match="rdma"):
+        Client(make_config("127.0.0.1:9900", transport="rdma"))
 
 
 def test_nothing_connects_before_the_first_call(make_config: MakeConfig) -> None:

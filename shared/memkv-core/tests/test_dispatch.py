@@ -52,6 +52,9 @@ class ScriptedTransport:
         self.contact_deadlines_s.append(deadline_s)
         return {server: self._next(self.first_contact, server) or self.lanes[server] for server in servers}
 
+    def frame_bytes(self, server: str) -> int:
+        return limits.FRAME_PAYLOAD_BYTES_TARGET
+
     def run(self, work: Sequence[tuple[Route, Sequence[Call]]], deadline_s: float) -> None:
         for route, calls in work:
             error = self._next(self.errors, route.server)

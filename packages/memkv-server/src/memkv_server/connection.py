@@ -9,12 +9,16 @@ An answer may have to wait for the drive (``Response.barrier``, ``reading``) or 
 It keeps its place: answers to later frames, up to PENDING_MAX in all, wait behind it, and ``settle`` sends what may go.
 While the values of a PUT are being moved here no further frame is read, as during a payload.
 
+On the node's Unix socket a frame may bring descriptors along (REGISTER_REGION). What no region has claimed is closed
+with the connection.
+
 Payload bytes of a PUT go by ``recvmsg_into`` into the reservation's extents, those of a GET by ``sendmsg`` from the
 engine's views. What came along with a frame's head (at most READ_AHEAD_BYTES) is copied over.
 """
 
 from __future__ import annotations
 
+import array
 import contextlib
 import json
 import logging
@@ -44,8 +48,13 @@ from memkv_server.handler import Handler, Response, refuse
 from memkv_server.intake import Intake
 from memkv_server.movers import MoverSource, MoverUnavailableError
 from memkv_server.placed import PlacedPut, Placements
+from memkv_server.shm import ShmMover, close_all
 
 _LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.connection"))
+
+
+_DESCRIPTOR_BYTES: Final = array.array("i").itemsize
+_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(limits.DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
 
 
 class Phase(Enum):
@@ -90,9 +99,10 @@ class _Output:
 
 
 class Connection:
-    """Used by the lane's thread only. ``mask`` is what to poll for; ``closed`` ends it."""
+    """Used by the lane's thread only. ``mask`` is what to poll for; ``closed`` ends it.
 
-    transport = "tcp"  # what its frames are counted under
+    ``transport`` is what its frames are counted under.
+    """
 
     def __init__(self, sock: socket.socket, prefix: bytes, context: LaneContext, now_s: float) -> None:
         self.sock = sock
@@ -101,6 +111,9 @@ class Connection:
         self.agent = ""
         self.namespace: Namespace | None = None
         self.progress_s = now_s
+        self._local = context.shm is not None and sock.family == socket.AF_UNIX
+        self.transport = "shm" if self._local else "tcp"
+        self._descriptors: list[int] = []  # that came along and have not been claimed yet
         self._context = context
         self._session = Session.server(context.keyring)
         self._buffer = bytearray(limits.HEAD_BYTES)
@@ -258,6 +271,7 @@ class Connection:
         self._pending.clear()
         self._context.waiting.discard(self)
         self._payload = None
+        close_all(self._descriptors)
         self._session.close()
         self.sock.close()
 
@@ -278,8 +292,9 @@ class Connection:
         if ahead > len(self._buffer):
             self._buffer.extend(bytes(ahead - len(self._buffer)))
         if self._have < need:
+            receive = self._receive_local if self._local else self.sock.recv_into
             try:
-                size = self.sock.recv_into(memoryview(self._buffer)[self._have : ahead])
+                size = receive(memoryview(self._buffer)[self._have : ahead])
             except BlockingIOError:
                 return
             if not size:
@@ -289,6 +304,21 @@ class Connection:
                 return
             self._have += size
         self._consume()
+
+    def _receive_local(self, target: memoryview) -> int:
+        """As ``recv_into``, and keeps the descriptors that come along: each goes to the next region of its kind."""
+        size, ancillary, flags, _ = self.sock.recvmsg_into([target], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
+        for level, kind, data in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                received = array.array("i", data[: len(data) - len(data) % _DESCRIPTOR_BYTES])
+                self._descriptors.extend(received)
+        if flags & socket.MSG_CTRUNC or len(self._descriptors) > limits.DESCRIPTORS_MAX:
+            raise RemoteProtocolError("more descriptors than a client may send at once")
+        return size
+
+    def _claim(self) -> int | None:
+        """The descriptor that came with the frame that is being handled."""
+        return self._descriptors.pop(0) if self._descriptors else None
 
     def _need(self) -> int:
         """How many bytes the next step takes; a frame's first need is its header."""
@@ -372,6 +402,9 @@ class Connection:
         }
         if context.shm is not None:
             welcome["shm"] = {**context.shm, "host": host_digest(hello.key_id)}
+        if self._local:
+            mover = ShmMover(turn_bytes=limits.TURN_BYTES, regions_max=limits.SHM_REGIONS_MAX)
+            self._placements = Placements(context.handler, mover, self.transport)
         if context.rdma is not None and (offer := context.rdma.offer()) is not None:
             welcome["rdma"] = offer
         self._respond(Opcode.WELCOME, 0, Response(json.dumps(welcome, separators=(",", ":")).encode()))
@@ -405,10 +438,10 @@ class Connection:
         if header.payload_bytes:
             raise RemoteProtocolError(f"operation 0x{header.opcode:02x} with a payload that the server is to move")
         placements, response = self._placements, None
-        if header.opcode == Opcode.CONNECT_RDMA:
+        if header.opcode == Opcode.CONNECT_RDMA and not self._local:
             response = self._connect(self._context.rdma, "rdma", metadata)
         elif placements is not None and header.opcode == Opcode.REGISTER_REGION:
-            response = placements.register(metadata)
+            response = placements.register(metadata, self._claim)
         elif placements is not None and header.opcode == Opcode.GET:
             assert self.namespace is not None
             response = self._context.handler.handle(

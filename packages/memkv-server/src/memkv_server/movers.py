@@ -55,10 +55,10 @@ class Move(Protocol):
 class Mover(Protocol):
     """Moves bytes for one connection."""
 
-    def register(self, request: RegionRequest) -> tuple[int, int, bytes]:
+    def register(self, request: RegionRequest, descriptor: int | None) -> tuple[int, int, bytes]:
         """(the address of the region's first byte as ``Pieces.remote`` counts, its key, the answer's metadata).
 
-        PlaceError where it cannot be reached.
+        ``descriptor`` came along with the request (shm), and is the mover's. PlaceError where it cannot be reached.
         """
 
     def deregister(self, region: int) -> None:
@@ -200,7 +200,7 @@ class MemoryMover:
         self._turn_bytes = turn_bytes
         self._moves: list[_MemoryMove] = []
 
-    def register(self, request: RegionRequest) -> tuple[int, int, bytes]:
+    def register(self, request: RegionRequest, descriptor: int | None = None) -> tuple[int, int, bytes]:
         return request.address, 0, b""
 
     def deregister(self, region: int) -> None:

@@ -38,8 +38,8 @@ class Placements:
         self._handler = handler
         self._regions = Regions()
 
-    def register(self, metadata: bytes) -> Response:
-        """REGISTER_REGION. RemoteProtocolError where the frame breaks a rule."""
+    def register(self, metadata: bytes, claim: Callable[[], int | None] = lambda: None) -> Response:
+        """REGISTER_REGION. RemoteProtocolError where the frame breaks a rule. ``claim`` gives what came with it."""
         request = decode_region(metadata)
         try:
             if request.region in self._regions:
@@ -47,9 +47,10 @@ class Placements:
                 self.mover.deregister(request.region)
             if not request.size_bytes:
                 return Response()
-            address, key, answer = self.mover.register(request)
+            address, key, answer = self.mover.register(request, claim())
             self._regions.add(request, address, key)
         except PlaceError as error:
+            self.mover.deregister(request.region)
             return refuse(ErrorCode.LIMIT_EXCEEDED, str(error))
         return Response(answer)
 

@@ -84,7 +84,7 @@ class RdmaMover:
         return self._queue.post_calls
 
     # -- the seam -----------------------------------------------------------------------------------------------------
-    def register(self, request: RegionRequest) -> tuple[int, int, bytes]:
+    def register(self, request: RegionRequest, descriptor: int | None = None) -> tuple[int, int, bytes]:
         if request.kind != RegionKind.RDMA:
             raise PlaceError("this session moves by RDMA: a region of another kind is of no use to it")
         return request.address, request.rkey, b""

@@ -99,8 +99,10 @@ def spread(values: Sequence[T], positions: Sequence[int], target: MutableSequenc
         target[position] = value
 
 
-def cut(positions: Sequence[int], sizes: Sequence[int] | None) -> Iterator[Sequence[int]]:
-    """Cuts a route's share of a batch into frames: at most FRAME_KEYS_MAX keys, about the target's bytes each."""
+def cut(
+    positions: Sequence[int], sizes: Sequence[int] | None, frame_bytes: int = FRAME_PAYLOAD_BYTES_TARGET
+) -> Iterator[Sequence[int]]:
+    """Cuts a route's share of a batch into frames: at most FRAME_KEYS_MAX keys, about ``frame_bytes`` each."""
     if sizes is None:
         for start in range(0, len(positions), FRAME_KEYS_MAX):
             yield positions[start : start + FRAME_KEYS_MAX]
@@ -108,7 +110,7 @@ def cut(positions: Sequence[int], sizes: Sequence[int] | None) -> Iterator[Seque
     ends = list(accumulate(taken(sizes, positions)))
     start = taken_bytes = 0
     while start < len(ends):
-        end = bisect_right(ends, taken_bytes + FRAME_PAYLOAD_BYTES_TARGET, start)
+        end = bisect_right(ends, taken_bytes + frame_bytes, start)
         end = max(start + 1, min(end, start + FRAME_KEYS_MAX))
         yield positions[start:end]
         start, taken_bytes = end, ends[end - 1]

@@ -37,6 +37,7 @@ class KeysCall:
         self.key_count = len(keys)
         self.sources: Parts = []
         self.blocks: Sequence[Parts] | None = None
+        self.descriptor: int | None = None
         self.payload_bytes = 0
         self.expected_bytes = 0  # of payload at most, in whichever direction
         self.response_metadata_bytes = len(keys)

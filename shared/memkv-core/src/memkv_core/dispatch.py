@@ -122,7 +122,11 @@ class Dispatcher:
         retry: list[int],
     ) -> list[tuple[Route, list[C]]]:
         routed = self._route(positions, hashes, deadline_s, order, failed, retry)
-        return [(route, [make(frame) for frame in cut(share, sizes)]) for route, share in routed.items()]
+        frame_bytes = self._transport.frame_bytes
+        return [
+            (route, [make(frame) for frame in cut(share, sizes, frame_bytes(route.server))])
+            for route, share in routed.items()
+        ]
 
     def _route(
         self,

@@ -89,6 +89,12 @@ class Regions:
             self._ranges = {key: each for key, each in self._ranges.items() if key != number}
             self._found = _table(list(self._ranges.values()))
 
+    def replace(self, ranges: dict[int, Range]) -> None:
+        """These and no others, under numbers of the caller's."""
+        with self._lock:
+            self._ranges = ranges
+            self._found = _table(list(ranges.values()))
+
     @property
     def ranges(self) -> dict[int, Range]:
         """By number; not to be altered."""

@@ -86,6 +86,9 @@ class FaultyTransport:
     def lane_counts(self, servers: Sequence[str], deadline_s: float) -> dict[str, int | MemKVError]:
         return self._inner.lane_counts(servers, deadline_s)
 
+    def frame_bytes(self, server: str) -> int:
+        return self._inner.frame_bytes(server)
+
     def run(self, work: Sequence[tuple[Route, Sequence[Call]]], deadline_s: float) -> None:
         drawn = [(route, call, self._draw()) for route, calls in work for call in calls]
         # Routes are served at the same time: who waits for the deadline must not take it from the others.
@@ -151,6 +154,7 @@ class _Carrier:
         self.flags = call.flags
         self.kind = call.kind
         self.key_count = call.key_count
+        self.descriptor = call.descriptor
         self.payload_bytes = call.payload_bytes
         self.response_metadata_bytes = call.response_metadata_bytes
         self.sources = self._spoilt_sources() if fault == "flip_source" else call.sources

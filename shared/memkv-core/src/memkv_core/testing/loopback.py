@@ -38,6 +38,7 @@ from memkv_core.errors import (
     RemoteProtocolError,
     TransportTimeoutError,
 )
+from memkv_core.limits import FRAME_PAYLOAD_BYTES_TARGET
 from memkv_core.router import key_hash, lanes_of
 from memkv_core.session import Session, remedy_of
 from memkv_core.testing.memory_engine import DictEngine, DictNamespace
@@ -194,6 +195,9 @@ class LoopbackTransport:
             except MemKVError as error:
                 counts[server] = error
         return counts
+
+    def frame_bytes(self, server: str) -> int:
+        return FRAME_PAYLOAD_BYTES_TARGET
 
     def run(self, work: Sequence[tuple[Route, Sequence[Call]]], deadline_s: float) -> None:
         for route, calls in work:

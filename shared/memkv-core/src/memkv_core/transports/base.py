@@ -39,6 +39,7 @@ class Call(Protocol):
     blocks: Sequence[list[memoryview]] | None  # the memory of each key that its value comes from (PUT) or goes to (GET)
     payload_bytes: int
     response_metadata_bytes: int  # of a plain success: a hint that saves a system call; nothing depends on it
+    descriptor: int | None  # goes along with the request, over a Unix socket
     started: bool
     done: bool
     error: MemKVError | None
@@ -84,6 +85,9 @@ class Transport(Protocol):
 
     def lane_counts(self, servers: Sequence[str], deadline_s: float) -> dict[str, int | MemKVError]:
         """The number of lanes of each server, learned from its WELCOME and cached, or why no session can be had."""
+
+    def frame_bytes(self, server: str) -> int:
+        """About how many bytes of values a call to this server should have at most, for its parts to overlap."""
 
     def run(self, work: Sequence[tuple[Route, Sequence[Call]]], deadline_s: float) -> None:
         """Runs all calls, those of different routes at the same time, until each is done, failed, or time is up.

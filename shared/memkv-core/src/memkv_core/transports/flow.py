@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One TCP connection to one lane of a server: handshake and exchanges, as generators that yield what to wait for.
+"""One connection to one lane of a server: handshake and exchanges, as generators that yield what to wait for.
 
 A generator here runs until the socket would block, then yields a poll mask; whoever drives it (``tcp.TCPTransport``)
 waits for that and resumes it. So one thread moves any number of connections, and the deadline is in one place.
@@ -53,9 +53,19 @@ class Path(Protocol):
 
 
 class Flow:
-    """A connection and its session. ``open`` is False before the handshake and after any failure."""
+    """A connection and its session. ``open`` is False before the handshake and after any failure.
 
-    def __init__(self, route: Route, address: tuple[Any, ...], family: int, session: Session) -> None:
+    ``connected`` is a socket to be used as it is, in place of a TCP connection to ``address``.
+    """
+
+    def __init__(
+        self,
+        route: Route,
+        address: tuple[Any, ...],
+        family: int,
+        session: Session,
+        connected: socket.socket | None = None,
+    ) -> None:
         self.route = route
         self.session = session
         self.welcome: dict[str, Any] = {}
@@ -63,9 +73,11 @@ class Flow:
         self.path: Path | None = None
         self.resolved: Resolved | None = None  # what the transport keeps once this flow has proved it good
         self._address = address
-        self._sock = socket.socket(family, socket.SOCK_STREAM)
+        self.local = connected is not None
+        self._sock = connected if connected is not None else socket.socket(family, socket.SOCK_STREAM)
         self._sock.setblocking(False)
-        self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if connected is None:
+            self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._head = bytearray(_HEAD_BYTES)
         self._have = 0  # bytes of the next frame's head that are in _head already
         self._next_request_id = 0
@@ -93,7 +105,8 @@ class Flow:
     def connect(self) -> Steps:
         """Connects and opens the session. Raises ConnectError, AuthError, RefusedError, RemoteProtocolError."""
         try:
-            yield from self._connect_socket()
+            if not self.local:
+                yield from self._connect_socket()
             yield from self._send_views([memoryview(self.session.send_hello())])
             yield from self._receive_handshake()
             yield from self._send_views([memoryview(self.session.send_proof())])
@@ -176,6 +189,9 @@ class Flow:
             )
             if number != first_id:
                 yield select.POLLOUT  # sealed while the last one drains; now other flows have their turn
+            if call.descriptor is not None:
+                yield from self._send_descriptor(call.descriptor, sealed[:1])
+                sealed = sealed[1:]
             sent = 0 if call.sources else self._send_at_once(sealed)
             if sent < len(sealed):
                 yield from self._send_views([memoryview(sealed)[sent:], *call.sources])
@@ -208,6 +224,18 @@ class Flow:
             raise RemoteProtocolError(f"{self.route.server} says it has moved what nobody asked it to")
         while not path.arrived(request_id):
             yield MOVED
+
+    def _send_descriptor(self, descriptor: int, first: bytes) -> Steps:
+        """Sends a frame's first byte, and a descriptor with it; over a Unix socket only."""
+        while True:
+            try:
+                socket.send_fds(self._sock, [first], [descriptor])
+            except BlockingIOError:
+                yield select.POLLOUT
+                continue
+            except OSError as error:
+                raise self._lost(error) from error
+            return
 
     def _send_at_once(self, sealed: bytes) -> int:
         """What the socket takes now of a frame without a payload: mostly all of it, and then this is all it costs."""

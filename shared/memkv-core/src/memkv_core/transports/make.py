@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final
 
 from memkv_core.config import ClientConfig
-from memkv_core.errors import ConfigError
+from memkv_core.limits import MIB
 from memkv_core.staging import Staging
 from memkv_core.transports import sysfs, verbs
 from memkv_core.transports.base import Transport
@@ -17,6 +17,7 @@ from memkv_core.transports.choice import Found, asks_for_devices, choose
 from memkv_core.transports.library import load_verbs
 from memkv_core.transports.rail import Rail, opened_rails
 from memkv_core.transports.rdma import RdmaTransport
+from memkv_core.transports.shm import ShmTransport
 from memkv_core.transports.tcp import SessionFactory, TCPTransport
 from memkv_core.transports.topology import map_servers
 
@@ -35,8 +36,14 @@ def make_transport(
     _LOG.info("transport=%s: %s", "auto" if choice.transport == "local" else choice.transport, choice.reason)
     if choice.transport == "rdma":
         return _rdma(new_session, config, rails)
-    if choice.transport == "shm":
-        raise ConfigError("transport=shm is not available in this version", remedy="set MEMKV_TRANSPORT to tcp or auto")
+    if choice.transport in ("shm", "local"):
+        return ShmTransport(
+            new_session,
+            connections=config.connections,
+            staging_bytes=config.staging_size_mb * MIB,
+            slot_bytes=config.staging_slot_mb * MIB,
+            required=choice.transport == "shm",
+        )
     return TCPTransport(new_session, connections=config.connections)
 
 

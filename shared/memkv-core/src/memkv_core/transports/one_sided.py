@@ -46,10 +46,14 @@ _GOES_INLINE: Final = frozenset({ErrorCode.MOVE_FAILED, ErrorCode.LIMIT_EXCEEDED
 
 
 class ControlCall:
-    """A request that is about no keys: CONNECT_RDMA, REGISTER_REGION. ``answer`` is the response's metadata."""
+    """A request that is about no keys: CONNECT_RDMA, REGISTER_REGION. ``answer`` is the response's metadata.
 
-    def __init__(self, opcode: Opcode, metadata: bytes) -> None:
+    ``descriptor`` goes along with it (Unix socket), and is the call's own: ``close`` closes it.
+    """
+
+    def __init__(self, opcode: Opcode, metadata: bytes, descriptor: int | None = None) -> None:
         self.opcode: int = opcode
+        self.descriptor = descriptor
         self.flags = self.kind = self.key_count = self.payload_bytes = 0
         self.sources: list[memoryview] = []
         self.blocks: Sequence[list[memoryview]] | None = None
@@ -65,6 +69,12 @@ class ControlCall:
 
     def landed(self, received_bytes: int) -> None:
         """Nothing comes after the metadata."""
+
+    def close(self) -> None:
+        """Idempotent."""
+        descriptor, self.descriptor = self.descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 class ProbeCall(ControlCall):
@@ -204,22 +214,25 @@ class OneSidedTransport(TCPTransport):
         if path is None:
             yield from flow.exchange(calls)
             return
-        placed: list[Call] = [
-            PlacedCall(call, path.shelf) if call.blocks is not None and any(call.blocks) else call for call in calls
-        ]
-        self._open_slots(placed)
-        announcements = self._announcements(path)
-        sent: list[Call] = [*announcements, *placed]
+        announcements = self._announcements(path)  # of the regions that the calls are laid out by
         answered = False
         try:
+            placed: list[Call] = [
+                PlacedCall(call, path.shelf) if call.blocks is not None and any(call.blocks) else call for call in calls
+            ]
+            self._open_slots(path, placed)
+            announcements += self._announcements(path)
+            sent: list[Call] = [*announcements, *placed]
             yield from flow.exchange(sent)
             answered = True
         finally:
+            for announcement in announcements:
+                announcement.close()
             if not answered:  # the path may be what made it late; if it is not, nothing is lost by a probe
                 self._suspect(flow.route.server)
         for announcement in announcements:
             if announcement.error is not None:
-                self._lost(flow, path, announcement.error)
+                self._region_refused(flow, path, announcement)
         again = self._again(flow, path, placed)
         if again:
             yield from flow.exchange(again)
@@ -252,6 +265,10 @@ class OneSidedTransport(TCPTransport):
         if lost is not None:
             self._lost(flow, path, lost)
         return again
+
+    def _region_refused(self, flow: Flow, path: OneSidedPath, announcement: ControlCall) -> None:
+        assert announcement.error is not None
+        self._lost(flow, path, announcement.error)
 
     def _lost(self, flow: Flow, path: OneSidedPath, error: MemKVError) -> None:
         """The path goes, the session stays. What the server was moving can move no more when this returns."""
@@ -339,7 +356,7 @@ class OneSidedTransport(TCPTransport):
             self._suspect(server)
 
     # -- regions ------------------------------------------------------------------------------------------------------
-    def _open_slots(self, placed: Sequence[Call]) -> None:
+    def _open_slots(self, path: OneSidedPath, placed: Sequence[Call]) -> None:
         """Registers as many slots as these calls can use at the same time."""
         wanted = sum(self.staging.slots_of(call.staged_need) for call in placed if isinstance(call, PlacedCall))
         if not wanted or self.staging.opened == self.staging.slot_count or self.staging.free_count >= wanted:

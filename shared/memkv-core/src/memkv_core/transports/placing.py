@@ -127,6 +127,7 @@ class PlacedCall:
         self.response_metadata_bytes = call.response_metadata_bytes
         self.sources: Parts = []
         self.blocks: Sequence[Parts] | None = None
+        self.descriptor: int | None = None
         self.payload_bytes = 0
         self.slots: list[int] = []
         self.registered_bytes = self.staged_bytes = 0

@@ -84,6 +84,9 @@ class TCPTransport:
                 known[task.route.server] = task.error or task.lane_count
         return known
 
+    def frame_bytes(self, server: str) -> int:
+        return limits.FRAME_PAYLOAD_BYTES_TARGET
+
     def run(self, work: Sequence[tuple[Route, Sequence[Call]]], deadline_s: float) -> None:
         tasks = [_Task(route, calls) for route, calls in work]
         self._run_tasks(tasks, deadline_s)
