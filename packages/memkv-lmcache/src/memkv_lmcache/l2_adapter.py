@@ -29,9 +29,8 @@ from memkv_core.guard import Guard
 from memkv_lmcache import _compat, limits
 from memkv_lmcache.deadline import Deadline
 from memkv_lmcache.identity import mp_identity
-from memkv_lmcache.keymap import object_name
-from memkv_lmcache.layout import Layout, LayoutBook
 from memkv_lmcache.ledger import Ledger
+from memkv_lmcache.objects import ObjectStore
 from memkv_lmcache.options import Options
 from memkv_lmcache.probe import report_strangers
 from memkv_lmcache.tasks import Results, Workers, spans
@@ -78,7 +77,7 @@ class MemKVL2Adapter(_compat.L2AdapterInterface):
         self._region = _register(self._client, kwargs.get("l1_memory_desc"))
         self._ids = itertools.count(1)
         self._lock = threading.Lock()
-        self._layouts = LayoutBook()
+        self._objects = ObjectStore(self._client)
         self._ledger: Ledger[Any] = Ledger()
         self._closed = False
         self._stored: Results[Any] = Results(_compat.create_event_notifier())
@@ -118,23 +117,11 @@ class MemKVL2Adapter(_compat.L2AdapterInterface):
 
     def _store(self, keys: Sequence[Any], objects: Sequence[Any], deadline: Deadline) -> int | None:
         """How many bytes were sent; None where not all is stored."""
-        layouts = [_layout_of(each) for each in objects]
-        names = self._names(keys, layouts)
-        there = self._client.exists(names, timeout_ms=max(1, deadline.left_ms()))
-        new = [index for index, present in enumerate(there) if not present]
-        sizes = [each.get_size() for each in objects]
-        if new:
-            stored = self._client.put(
-                [names[index] for index in new],
-                [objects[index].byte_array for index in new],
-                meta=[layouts[index].encode() for index in new],
-                timeout_ms=max(1, deadline.left_ms()),
-            )
-            if not all(stored):
-                GUARD.count("miss", stored.count(False))
-                return None
-        self._note_stored(keys, sizes)
-        sent_bytes: int = sum(sizes[index] for index in new)
+        missing, sent_bytes = self._objects.store(keys, objects, deadline)
+        if missing:
+            GUARD.count("miss", missing)
+            return None
+        self._note_stored(keys, [each.get_size() for each in objects])
         return sent_bytes
 
     def pop_completed_store_tasks(self) -> dict[int, Any]:
@@ -157,19 +144,7 @@ class MemKVL2Adapter(_compat.L2AdapterInterface):
         return task_id
 
     def _lookup(self, keys: Sequence[Any], descs: Mapping[int, Any], deadline: Deadline) -> Any:
-        stated = {group: Layout.of(desc.shapes, desc.dtypes).digest for group, desc in descs.items()}
-        with self._lock:
-            candidates = [self._layouts.candidates(_group(key), stated.get(key.object_group_id)) for key in keys]
-        found = [False] * len(keys)
-        for turn in range(max(map(len, candidates), default=0)):
-            asked = [index for index in range(len(keys)) if not found[index] and turn < len(candidates[index])]
-            if not asked or not deadline.left_ms():
-                break
-            names = [object_name(keys[index], candidates[index][turn]) for index in asked]
-            present = self._client.exists(names, timeout_ms=max(1, deadline.left_ms()))
-            for index, there in zip(asked, present, strict=True):
-                found[index] = there
-        hits = [index for index, there in enumerate(found) if there]
+        hits = self._objects.find(keys, descs, deadline)
         self._notify_accessed([keys[index] for index in hits])
         return _bitmap(len(keys), hits)
 
@@ -201,21 +176,9 @@ class MemKVL2Adapter(_compat.L2AdapterInterface):
 
     def _load(self, keys: Sequence[Any], objects: Sequence[Any], deadline: Deadline) -> list[int]:
         """Which of the keys are in their objects now."""
-        layouts = [_layout_of(each) for each in objects]
-        targets = [each.byte_array for each in objects]
-        found = self._client.get(
-            self._names(keys, layouts), targets, with_meta=True, timeout_ms=max(1, deadline.left_ms())
-        )
-        hits, sizes = [], []
-        for index, value in enumerate(found):
-            if value is None:
-                continue
-            size, meta = value
-            if size == len(targets[index]) and meta == layouts[index].encode():
-                hits.append(index)
-                sizes.append(size)
+        hits = self._objects.load(keys, objects, deadline)
         GUARD.count("miss", len(keys) - len(hits))
-        self._note_stored([keys[index] for index in hits], sizes)
+        self._note_stored([keys[index] for index in hits], [objects[index].get_size() for index in hits])
         return hits
 
     def query_load_result(self, task_id: int) -> Any:
@@ -226,11 +189,7 @@ class MemKVL2Adapter(_compat.L2AdapterInterface):
     @GUARD.guarded(miss=None)
     def delete(self, keys: Sequence[Any]) -> None:
         """Drops objects, from every node and for everybody; those that are not there are skipped."""
-        with self._lock:
-            candidates = [self._layouts.candidates(_group(key), None) for key in keys]
-        names = [object_name(key, digest) for key, digests in zip(keys, candidates) for digest in digests]
-        if names:
-            self._client.delete(names, timeout_ms=self._timeout_ms)
+        self._objects.delete(keys)
         gone = self._ledger.discard(keys)
         if gone:
             self._notify_keys_deleted([key for key, _ in gone], [size for _, size in gone])
@@ -256,13 +215,7 @@ class MemKVL2Adapter(_compat.L2AdapterInterface):
 
     @GUARD.guarded(miss=lambda self, keys: [False] * len(keys))
     def _holds(self, keys: Sequence[Any]) -> list[bool]:
-        """Whether each key is stored, under whichever layout this process has seen."""
-        with self._lock:
-            candidates = [self._layouts.candidates(_group(key), None) for key in keys]
-        names = [object_name(key, digest) for key, digests in zip(keys, candidates) for digest in digests]
-        present = iter(self._client.exists(names, timeout_ms=self._timeout_ms) if names else ())
-        by_key = [[next(present) for _ in digests] for digests in candidates]
-        return [any(each) for each in by_key]
+        return self._objects.holds(keys)
 
     @GUARD.guarded(miss=None)
     def submit_touch(self, keys: Sequence[Any]) -> None:
@@ -318,13 +271,6 @@ class MemKVL2Adapter(_compat.L2AdapterInterface):
             len(objects), byte_count, part_bytes_min=limits.PART_BYTES_MIN, parts_max=self._store_workers.thread_count
         )
 
-    def _names(self, keys: Sequence[Any], layouts: Sequence[Layout]) -> list[str]:
-        """The names of objects with known layouts, which are noted for later lookups."""
-        with self._lock:
-            for key, layout in zip(keys, layouts, strict=True):
-                self._layouts.note(_group(key), layout.digest)
-        return [object_name(key, layout.digest) for key, layout in zip(keys, layouts)]
-
     @GUARD.guarded(miss=None)
     def _note_stored(self, keys: Sequence[Any], sizes: Sequence[int]) -> None:
         """Books what is stored. Guarded by itself: a listener that fails must not turn a hit into a miss."""
@@ -340,23 +286,10 @@ class MemKVL2Adapter(_compat.L2AdapterInterface):
             self._notify_keys_accessed(keys)
 
 
-def _group(key: Any) -> tuple[Any, ...]:
-    """What shares one layout."""
-    return key.model_name, key.object_group_id
-
-
 def _store_result(parts: Sequence[int | None]) -> Any:
     sent = [each for each in parts if each is not None]
     done = len(sent) == len(parts)
     return _compat.L2StoreResult(done, sum(sent) if done else 0)
-
-
-def _layout_of(each: Any) -> Layout:
-    meta = each.meta
-    shapes, dtypes = getattr(meta, "shapes", None), getattr(meta, "dtypes", None)
-    if not shapes or not dtypes:
-        shapes, dtypes = [meta.shape], [meta.dtype]
-    return Layout.of(shapes, dtypes)
 
 
 def _bitmap(size: int, indices: Iterable[int]) -> Any:
