@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from memkv_server import __version__
-from memkv_server.cli import admin, bench, config, dev, doctor, drive, keys, license, net, setup, simulate, start
+from memkv_server.cli import admin, bench, config, dev, doctor, drive, keys, license, net, setup, simulate, start, top
 
 app = typer.Typer(
     help="The storage node of MemKV: a durable, shared tier for the KV cache of LLM inference engines.",
@@ -39,6 +39,7 @@ def root(
 app.command("setup", epilog=setup.EPILOG)(setup.setup)
 app.command("start", epilog=start.EPILOG)(start.start)
 app.command("keygen", epilog=keys.EPILOG)(keys.keygen)
+app.command("top", epilog=top.EPILOG)(top.top)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.command("bench", epilog=bench.EPILOG)(bench.bench)
 app.command("simulate", epilog=simulate.EPILOG)(simulate.simulate)
