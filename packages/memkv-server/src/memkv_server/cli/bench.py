@@ -32,6 +32,8 @@ EPILOG = examples(
     "memkv bench --op exists --compare redis --redis-address 127.0.0.1:6379 --json",
 )
 
+_QUANTILES = (0.5, 0.99, 0.999)
+
 
 def bench(
     op: Annotated[
@@ -112,41 +114,26 @@ def _size(text: str, flag: str) -> int:
 def _table(report: Report) -> Table:
     plan = report.plan
     title = f"{plan.clients} client(s), {plan.batch} x {format_bytes(plan.block_bytes)} a call"
-    columns = (
-        "operation",
-        "calls",
-        "keys/s",
-        "GB/s",
-        "last/first",
-        "p50",
-        "p99",
-        "p99.9",
-        "failures",
-        "beside it",
-        "ratio",
-    )
-    table = Table(*columns, title=title)
+    compared = bool(report.raw_rates or report.redis_latencies_s)
+    columns = ["operation", "calls", "keys/s", "GB/s", "last/first", "p50", "p99", "p99.9", "failures"]
+    table = Table(*columns, *(["beside it", "ratio"] if compared else []), title=title)
     described = report.as_json()
     for name, outcome in report.outcomes.items():
         row = described["operations"][name]
-        beside, ratio = _beside(report, name, outcome)
         table.add_row(
             name,
             f"{row['calls']:,}",
             f"{outcome.keys_per_second:,.0f}",
             f"{outcome.bytes_per_second / 1e9:.2f}" if name in MOVING else "-",
             f"{outcome.last_to_first:.2f}" if name in MOVING and outcome.last_to_first is not None else "-",
-            _latency(outcome.quantile_s(0.5)),
-            _latency(outcome.quantile_s(0.99)),
-            _latency(outcome.quantile_s(0.999)),
+            *(_latency(outcome.quantile_s(q)) for q in _QUANTILES),
             f"{row['failures']:,}",
-            beside,
-            ratio,
+            *(_beside(report, name, outcome) if compared else ()),
         )
         for kind in outcome.kinds():
             latencies_s = outcome.latencies_s(kind)
-            of_kind = [_latency(quantile(latencies_s, q)) for q in (0.5, 0.99, 0.999)]
-            table.add_row(f"  {kind}", f"{len(latencies_s):,}", "", "", "", *of_kind, "", "", "")
+            of_kind = [_latency(quantile(latencies_s, q)) for q in _QUANTILES]
+            table.add_row(f"  {kind}", f"{len(latencies_s):,}", "", "", "", *of_kind)
     return table
 
 
