@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from memkv_benchmarks.contenders import ENTRIES
 from memkv_benchmarks.rounds import SHAPES, Figures, Shape
-from memkv_server.bench.machine import describe_machine, describe_versions
+from memkv_server.bench.machine import describe_load, describe_machine, describe_versions
 from memkv_server.bench.plan import median_ratio
 from memkv_server.plot import Bars, bar_chart, linear_axis
 
@@ -24,7 +24,7 @@ def save(folder: Path, shape: Shape, figures: Mapping[str, Figures], command: st
     """One size as a file; contenders that an earlier run of the same size measured, and this one not, are kept."""
     path = folder / f"{shape.block_bytes >> 10}KiB.json"
     described = {
-        "machine": describe_machine(),
+        "machine": f"{describe_machine()}, {describe_load()}",
         "versions": describe_versions(),
         "command": command,
         "shape": asdict(shape),

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from memkv_server.bench.machine import describe_machine, describe_versions
+from memkv_server.bench.machine import describe_load, describe_machine, describe_versions
 
 
 @dataclass
@@ -39,7 +39,12 @@ def save(path: Path, about: Mapping[str, Any], curves: Sequence[Curve]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps(
-            {**about, "versions": versions, "machine": describe_machine(), "curves": [*kept, *map(asdict, curves)]},
+            {
+                **about,
+                "versions": versions,
+                "machine": f"{describe_machine()}, {describe_load()}",
+                "curves": [*kept, *map(asdict, curves)],
+            },
             indent=1,
         )
         + "\n"

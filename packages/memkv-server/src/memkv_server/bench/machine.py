@@ -26,6 +26,11 @@ def describe_machine() -> str:
     return ", ".join(parts)
 
 
+def describe_load() -> str:
+    """How many processes wanted a core on average of the last five minutes: what else was going on."""
+    return f"load {os.getloadavg()[1]:.1f} on {len(os.sched_getaffinity(0))} cores"
+
+
 def describe_versions() -> str:
     """MemKV and Python."""
     return f"MemKV {memkv_core.__version__}, Python {platform.python_version()}"
