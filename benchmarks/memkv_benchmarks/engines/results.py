@@ -37,18 +37,9 @@ def save(path: Path, about: Mapping[str, Any], curves: Sequence[Curve]) -> None:
         names = {curve.name for curve in curves}
         kept = [curve for curve in json.loads(path.read_text())["curves"] if curve["name"] not in names]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        json.dumps(
-            {
-                **about,
-                "versions": versions,
-                "machine": f"{describe_machine()}, {describe_load()}",
-                "curves": [*kept, *map(asdict, curves)],
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+    machine = f"{describe_machine()}, {describe_load()}"
+    described = {**about, "versions": versions, "machine": machine, "curves": [*kept, *map(asdict, curves)]}
+    path.write_text(json.dumps(described, indent=1) + "\n")
 
 
 def load(path: Path) -> tuple[dict[str, Any], list[Curve]]:
