@@ -111,6 +111,11 @@ def test_a_small_call_behind_a_large_one_says_nothing_of_the_latency() -> None:
     pace.observe(0, 0, 0.001, 1.0)
     pace.observe(0, 64 * MIB, 5.0, 1.0)
     assert pace.latency_s == 0.001
+    estimates = Estimates(["a"])
+    estimates.observe_small("a", 0.001)
+    estimates.begin({"a": MIB})
+    estimates.observe_small("a", 5.0)
+    assert estimates.snapshot(0.0)["a"].latency_ms == 1.0
 
 
 def test_the_slowest_of_the_servers_that_are_used_counts() -> None:

@@ -53,8 +53,7 @@ class Pace:
     def observe(self, moved_bytes: int, ahead_bytes: int, seconds: float, now_s: float) -> None:
         """A call ended at ``now_s`` that took ``seconds`` and met ``ahead_bytes`` under way when it began."""
         if moved_bytes < _SMALL_BYTES:
-            if not ahead_bytes:  # behind others it waited for their bytes
-                self.latency_s = _moved(self.latency_s, seconds, _LATENCY_WEIGHT)
+            self.observe_small(ahead_bytes, seconds)
             return
         if self._is_stale(now_s):
             self._gets, self.seconds_per_byte = 0, None
@@ -63,6 +62,11 @@ class Pace:
         self.seconds_per_byte = _moved(self.seconds_per_byte, transfer_s / (moved_bytes + ahead_bytes), weight)
         self._gets += 1
         self._get_at_s = now_s
+
+    def observe_small(self, ahead_bytes: int, seconds: float) -> None:
+        """The same of a call that moved next to nothing."""
+        if not ahead_bytes:  # behind others it waited for their bytes
+            self.latency_s = _moved(self.latency_s, seconds, _LATENCY_WEIGHT)
 
     def expected_s(self, count_bytes: int, now_s: float) -> float | None:
         """How long a get of so many bytes would take, behind what is under way; None where nothing is known."""
@@ -78,7 +82,7 @@ class Pace:
 
 
 class Estimates:
-    """The paces of a client's servers. Thread-safe; each method takes one lock for some microseconds."""
+    """The paces of a client's servers. Thread-safe; most methods take one lock for some microseconds."""
 
     def __init__(self, servers: Iterable[str]) -> None:
         self._lock = threading.Lock()
@@ -108,6 +112,12 @@ class Estimates:
         """See ``Pace.observe``."""
         with self._lock:
             self._paces[server].observe(moved_bytes, ahead_bytes, seconds, now_s)
+
+    def observe_small(self, server: str, seconds: float) -> None:
+        """A question ended that moved nothing. Without the lock, which would cost more than it saves: where two threads
+        meet, one of two latencies is left out of the average."""
+        pace = self._paces[server]
+        pace.observe_small(pace.queue_bytes, seconds)
 
     def expected_s(self, count_bytes: int, servers: Iterable[str], now_s: float) -> float | None:
         """A get of blocks that spread evenly over ``servers``, which answer side by side: the slowest one's time.
