@@ -42,6 +42,7 @@ PACKAGES = {
     "memkv-lmcache": ROOT / "packages/memkv-lmcache",
     "memkv-nixl": ROOT / "packages/memkv-nixl",
 }
+SITE = PACKAGES["memkv-server"] / "build/site"  # what goes into the server's wheel for `memkv doc`
 # Wheels for one platform, and what they hold besides their sources: it is compiled when they are built.
 NATIVE = {"memkv-nixl": ["memkv_nixl/plugins/libplugin_MEMKV.so"]}
 GROUPS: dict[str, Any] = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -72,7 +73,7 @@ def typecheck(session: nox.Session) -> None:
     """``mypy --strict`` over the packages, their tests, the integration tests and this file."""
     session.install(*_group("typecheck"), *_dependencies())
     sources = [str(path / "src") for path in PACKAGES.values()]
-    session.run("mypy", *sources, "noxfile.py", "docs/site/reference.py")
+    session.run("mypy", *sources, "noxfile.py", "docs/site/reference.py", "docs/site/hooks.py")
     # One run for each folder of tests: test files of different packages may bear the same name.
     for folder in _test_folders() + _integration_folders():
         session.run("mypy", str(folder.relative_to(ROOT)))
@@ -252,11 +253,13 @@ def bench_engines(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
-    """The site into ``build/docs``; a broken link or a page outside the navigation fails it."""
+    """The site into ``build/docs``; a broken link or a page outside the navigation fails it, and so does an example."""
     session.install(*_group("docs"))
+    _install_wheels(session, "test")
     session.run("towncrier", "build", "--draft", "--version", _project("memkv-core")["version"])
     quiet = {"NO_MKDOCS_2_WARNING": "1"}  # an advertisement
-    session.run("mkdocs", "build", "--strict", "--config-file", "docs/site/mkdocs.yml", *session.posargs, env=quiet)
+    session.run("mkdocs", "build", "--strict", "--config-file", "docs/site/mkdocs.yml", env=quiet)
+    session.run("pytest", "integration-tests/docs", *session.posargs)
 
 
 @nox.session(default=False)
@@ -299,7 +302,7 @@ def _integration_folders() -> list[Path]:
     return [
         ROOT / "benchmarks",
         *root.glob("test_*.py"),
-        *(root / name for name in ("cluster", "deploy", "rdma", "rig", "torture", "powercut", *ENGINES)),
+        *(root / name for name in ("cluster", "deploy", "docs", "rdma", "rig", "torture", "powercut", *ENGINES)),
     ]
 
 
@@ -327,10 +330,20 @@ def _build(session: nox.Session) -> list[str]:
         python = _environment(session, "builder", sys.executable)
         session.run(python, "-m", "pip", "install", *_group("build"), external=True)
         shutil.rmtree(DIST, ignore_errors=True)
+        _build_site(session)
         for path in PACKAGES.values():
             session.run(python, "-m", "build", "--no-isolation", "--outdir", str(DIST), str(path), external=True)
         _built.extend(str(path) for path in sorted(DIST.glob("*.whl")))
     return _built
+
+
+def _build_site(session: nox.Session) -> None:
+    """The documentation that goes into the server's wheel, made from the tree: its reference comes from the code."""
+    python = _environment(session, "site", sys.executable)
+    session.run(python, "-m", "pip", "install", "-q", *_group("docs"), *_dependencies(), external=True)
+    sources = os.pathsep.join(str(path / "src") for path in PACKAGES.values())
+    command = ["-m", "mkdocs", "build", "--quiet", "--config-file", "docs/site/mkdocs.yml", "--site-dir", str(SITE)]
+    session.run(python, *command, external=True, env={"PYTHONPATH": sources, "NO_MKDOCS_2_WARNING": "1"})
 
 
 def _install_wheels(session: nox.Session, group: str) -> None:
@@ -359,6 +372,11 @@ def _check_contents(session: nox.Session, package: str) -> None:
     if "scripts" in settings["project"] or "entry-points" in settings["project"]:
         expected.add(f"{info}/entry_points.txt")
     expected |= set(_tracked(PACKAGES[package] / "src"))
+    if package == "memkv-server":
+        pages = {path.relative_to(SITE).as_posix() for path in SITE.rglob("*") if path.is_file()}
+        if not {"index.html", "reference/commands.html"} <= pages:
+            session.error(f"{wheel}: the documentation is missing")
+        expected |= {f"memkv_server/site/{page}" for page in pages}
     for source, target in included.items():
         expected |= {f"{target}/{name}" for name in _tracked(PACKAGES[package] / source)}
     with zipfile.ZipFile(DIST / wheel) as archive:

@@ -8,7 +8,22 @@ from typing import Annotated
 import typer
 
 from memkv_server import __version__
-from memkv_server.cli import admin, bench, config, dev, doctor, drive, keys, license, net, setup, simulate, start, top
+from memkv_server.cli import (
+    admin,
+    bench,
+    config,
+    dev,
+    doc,
+    doctor,
+    drive,
+    keys,
+    license,
+    net,
+    setup,
+    simulate,
+    start,
+    top,
+)
 
 app = typer.Typer(
     help="The storage node of MemKV: a durable, shared tier for the KV cache of LLM inference engines.",
@@ -43,6 +58,7 @@ app.command("top", epilog=top.EPILOG)(top.top)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
 app.command("bench", epilog=bench.EPILOG)(bench.bench)
 app.command("simulate", epilog=simulate.EPILOG)(simulate.simulate)
+app.command("doc", epilog=doc.EPILOG)(doc.doc)
 app.add_typer(admin.app, name="admin")
 app.add_typer(drive.app, name="drive")
 app.add_typer(net.app, name="net")
