@@ -89,7 +89,7 @@ class RdmaDevice:
             raise MoverUnavailableError(f"{limits.RDMA_ENDPOINTS_PER_CLIENT_MAX} endpoints of this client are in use")
         depth = min(limits.RDMA_SEND_DEPTH, self.context.device.work_max)
         try:
-            endpoint = self._domain.endpoint(self.queue, depth)
+            endpoint = self._domain.endpoint(self.queue, depth, access=Access(0))  # nobody reaches in from outside
         except VerbsError as error:
             raise MoverUnavailableError(str(error)) from error
         try:

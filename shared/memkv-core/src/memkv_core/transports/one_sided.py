@@ -41,6 +41,7 @@ _LIMITED: Final = RateLimitedLog(_LOG)
 _PAUSE_S_MIN: Final = 0.25  # before a suspect server is probed; doubles with each failure
 _PAUSE_S_MAX: Final = 15.0
 _PROBE_S: Final = 2.0
+_SLOTS_AGAIN_S: Final = 10.0  # after memory for more slots could not be registered
 _PROBE_INTERVAL_S: Final = 0.05
 _GOES_INLINE: Final = frozenset({ErrorCode.MOVE_FAILED, ErrorCode.LIMIT_EXCEEDED, ErrorCode.UNSUPPORTED_OPCODE})
 
@@ -120,8 +121,10 @@ class OneSidedPath(ABC):
         self.shelf.staging.give_back(slots)
 
     def close(self) -> None:
+        if os.getpid() != self._pid:  # in the child of a fork: it is the parent's, and so may the lock be
+            return
         with self._lock:
-            if self._closed or os.getpid() != self._pid:  # in the child of a fork: it is the parent's
+            if self._closed:
                 return
             self._closed = True
         self.usable = False
@@ -156,6 +159,7 @@ class OneSidedTransport(TCPTransport):
         self._counting = threading.Lock()
         self._opening = threading.Lock()
         self._prober: threading.Thread | None = None
+        self._slots_at_s = 0.0
         self._closed = threading.Event()
 
     # -- for subclasses -----------------------------------------------------------------------------------------------
@@ -361,6 +365,8 @@ class OneSidedTransport(TCPTransport):
         wanted = sum(self.staging.slots_of(call.staged_need) for call in placed if isinstance(call, PlacedCall))
         if not wanted or self.staging.opened == self.staging.slot_count or self.staging.free_count >= wanted:
             return
+        if time.monotonic() < self._slots_at_s:
+            return
         with self._opening:
             opened = self.staging.opened
             count = min(self.staging_step(wanted - self.staging.free_count), self.staging.slot_count - opened)
@@ -370,6 +376,7 @@ class OneSidedTransport(TCPTransport):
                 self.register_range(self.staging.area(opened, count))
             except MemKVError as error:
                 _LIMITED.warning("staging", "%d staging slots are not registered: %s", count, error)
+                self._slots_at_s = time.monotonic() + _SLOTS_AGAIN_S
                 return
             self.staging.open(opened + count)
 
@@ -397,11 +404,12 @@ class _RegisteredRegion(Region):
     def __init__(self, view: memoryview, transport: OneSidedTransport, known: Range) -> None:
         super().__init__(view)
         self._transport = transport
+        self._regions = transport.regions
         self._known: Range | None = known
 
     def close(self) -> None:
         known, self._known = self._known, None
-        if known is not None:
+        if known is not None and self._regions is self._transport.regions:  # else it is the parent's of a fork
             self._transport.deregister_range(known)
         super().close()
 

@@ -224,17 +224,16 @@ class PlacedCall:
         metadata = self.call.metadata
         if not self._placed:
             return metadata
-        layout = self._layout
-        if not layout.staged:
-            return metadata + encode_places(Places(layout.counts, layout.parts))
         if not self._is_get:
-            for place in layout.staged:
+            for place in self._layout.staged:
                 copy(self._blocks[place], self._staged_views(place))
-        return metadata + encode_places(self._places())
+        return metadata + encode_places(self.places())
 
-    def _places(self) -> Places:
-        """The places with those of the staged blocks among them."""
+    def places(self) -> Places:
+        """Where its blocks are, those that are staged in the slots it holds."""
         layout, regions = self._layout, self._shelf.regions
+        if not layout.staged:
+            return Places(layout.counts, layout.parts)
         counts = layout.counts.copy()
         rows: list[npt.NDArray[np.void]] = []
         at = 0
