@@ -175,15 +175,16 @@ def integration(session: nox.Session, engine: str) -> None:
 
 
 @nox.session(name="nixl-matrix", venv_backend="none", default=False)
-def nixl_matrix(session: nox.Session) -> None:
-    """The tests of the NIXL plugin on every version of NIXL that is supported."""
+@nox.parametrize("version", ENGINES["nixl"]["all"], ids=ENGINES["nixl"]["all"])
+def nixl_matrix(session: nox.Session, version: str) -> None:
+    """The tests of the NIXL plugin on every NIXL 1.x; refuses to run where the index has one that is not listed."""
     python = _engine_environment(session, "nixl")
-    session.run(python, "integration-tests/nixl/prepare.py", "--all", external=True)
+    _require_listed(session, python, "nixl-cu12", major="1", listed=ENGINES["nixl"]["all"])
+    session.run(python, "integration-tests/nixl/prepare.py", version, external=True)
+    folder = Path(python).parent.parent / f"nixl-{version}"
+    env = {**_on_path(python), "PYTHONPATH": str(folder), "NIXL_TESTED_VERSION": version}
     pytest = str(Path(python).with_name("pytest"))
-    for version in ENGINES["nixl"]["all"]:
-        folder = Path(python).parent.parent / f"nixl-{version}"
-        env = {**_on_path(python), "PYTHONPATH": str(folder), "NIXL_TESTED_VERSION": version}
-        session.run(pytest, "integration-tests/nixl", *session.posargs, external=True, env=env)
+    session.run(pytest, "integration-tests/nixl", *session.posargs, external=True, env=env)
 
 
 @nox.session(venv_backend="none", default=False)
@@ -402,6 +403,16 @@ def _check_platform(session: nox.Session, package: str) -> None:
     needed = re.search(r"platform\s+tag:\s+\"manylinux_2_(\d+)_", said)
     if needed is None or int(needed[1]) > 28:
         session.error(f"{wheel} is not what its name says:\n{said}")
+
+
+def _require_listed(session: nox.Session, python: str, name: str, *, major: str, listed: list[str]) -> None:
+    """Refuse to go on where the index has a release of that major version that is not among those listed."""
+    offered = str(session.run(python, "-m", "pip", "index", "versions", name, external=True, silent=True))
+    found = re.search(r"Available versions: (.*)", offered)
+    versions = found[1].split(", ") if found else []
+    missing = [one for one in versions if one.split(".")[0] == major and one not in listed]
+    if missing or not versions:
+        session.error(f"{name} {', '.join(missing) or '(none found)'}: add it to integration-tests/engines.toml")
 
 
 def _tracked(folder: Path) -> list[str]:

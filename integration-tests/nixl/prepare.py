@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Puts other versions of NIXL beside the pinned one, each in a folder of its own; nox runs this.
 
-Without arguments it is the oldest that is supported; ``--all`` is every version of ``engines.toml``'s list.
+python prepare.py [VERSION ...]         without any, it is the oldest that is supported
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ from nixl_rig.versions import engine, folder_of
 
 
 def main() -> None:
-    described = engine()
-    versions = described["all"] if "--all" in sys.argv else [described["oldest"]]
-    for version in versions:
+    for version in sys.argv[1:] or [engine()["oldest"]]:
         target = folder_of(version)
         if not any(target.glob("nixl_cu12-*.dist-info")):
             command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target)]

@@ -18,7 +18,9 @@ from typing import Any, Final
 from memkv_core.errors import ConfigError
 
 MODULES: Final = ("nixl_cu13", "nixl_cu12", "nixl_rocm")  # the order in which nixl itself looks
-TESTED: Final = ("1.0.0", "1.0.1", "1.1.0", "1.2.0", "1.3.2", "1.4.1", "1.5.0", "1.5.1")
+TESTED: Final = (
+    "1.0.0", "1.0.1", "1.1.0", "1.2.0", "1.3.0", "1.3.1", "1.3.2", "1.4.0", "1.4.1", "1.5.0", "1.5.1",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
