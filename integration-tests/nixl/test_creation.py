@@ -84,5 +84,5 @@ def test_secrets_are_hidden(cluster: Cluster, namespace: str) -> None:
 def test_options_are_listed(cluster: Cluster, namespace: str) -> None:
     with Rig(namespace) as rig:
         options = rig.agent.get_plugin_params(BACKEND)
-        assert (options["timeout_ms"], options["on_error"]) == ("5000", "error")
+        assert (options["timeout_ms"], options["on_error"], options["error_codes"]) == ("5000", "error", "precise")
         assert set(rig.agent.get_plugin_mem_types(BACKEND)) == {"DRAM_SEG", "OBJ_SEG", "FILE_SEG"}

@@ -155,6 +155,19 @@ def test_a_missing_key_is_not_found(rig: Rig, keys: KEYS) -> None:
     rig.deregister(registered, buffer)
 
 
+def test_one_error_code_for_all_failures(cluster: Cluster, namespace: str, keys: KEYS) -> None:
+    """As NIXL's OBJ backend has it, for engines that catch no other."""
+    with Rig(namespace, error_codes="backend") as rig:
+        names = keys(2)
+        rig.write(names[:1], random_blocks(1, 1000))
+        with pytest.raises(TransferError, match="NIXL_ERR_BACKEND"):
+            rig.read(names, np.zeros((2, 1000), np.uint8))
+        with pytest.raises(TransferError, match="NIXL_ERR_BACKEND"):
+            rig.read(names[:1], np.zeros((1, 2000), np.uint8))
+        rig.read(names[:1], np.zeros((1, 1000), np.uint8))
+        assert rig.exists(names) == [True, False]
+
+
 def test_without_a_name_the_device_id_is_the_key(rig: Rig, client: Client) -> None:
     source = random_blocks(2, 500)
     ids = [2**63 + 17, 4711]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The versions of LMCache that are tested: see ``engines.toml``."""
+"""The versions of LMCache that are tested, and of NIXL beneath it: see ``engines.toml``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 NEWEST = Path(sys.prefix) / "lmcache-newest"  # made by prepare.py
+NIXL = Path(sys.prefix) / "nixl"  # the same
 
 
 def engines(engine: str) -> dict[str, Any]:

@@ -147,6 +147,12 @@ def test_other_names_of_parameters(ask_with: Ask) -> None:
     assert (answer["servers"], answer["on_error"], answer["connections"]) == (["b:9900"], "miss", 2)
 
 
+def test_error_codes(ask_with: Ask) -> None:
+    assert ask_with(BASE, "settings", parameters={})["error_codes"] == "precise"
+    assert ask_with(BASE, "settings", parameters={"error_codes": "backend"})["error_codes"] == "backend"
+    assert "precise | backend" in ask_with(BASE, "settings", parameters={"error_codes": "none"})["error"]
+
+
 def test_bad_parameters(ask_with: Ask) -> None:
     assert "unknown setting 'sever'" in ask_with(BASE, "settings", parameters={"sever": "a"})["error"]
     assert "both given" in ask_with(BASE, "settings", parameters={"server": "a", "servers": "b"})["error"]

@@ -153,6 +153,10 @@ void parse_on_error(const Value &value, Settings &settings) {
     settings.miss_on_error = word(value, {"error", "miss"}, "error | miss") == "miss";
 }
 
+void parse_error_codes(const Value &value, Settings &settings) {
+    settings.plain_errors = word(value, {"precise", "backend"}, "precise | backend") == "backend";
+}
+
 constexpr Field FIELDS[] = {
     {.name = "servers", .parse = parse_servers, .accepted = SERVERS, .required = true},
     {.name = "auth_key", .parse = parse_auth_key, .accepted = KEY, .required = true, .secret = true},
@@ -181,6 +185,11 @@ constexpr Field FIELDS[] = {
      .parse = parse_on_error,
      .accepted = "error | miss",
      .shown_default = "error",
+     .variable = false},
+    {.name = "error_codes",
+     .parse = parse_error_codes,
+     .accepted = "precise | backend",
+     .shown_default = "precise",
      .variable = false},
 };
 

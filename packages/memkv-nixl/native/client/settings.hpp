@@ -29,6 +29,7 @@ struct Settings {
     long replicas = 1;
     DigestKind integrity = DigestKind::xxh3_128;
     bool miss_on_error = false; // on_error: an outage answers like a miss
+    bool plain_errors = false;  // error_codes: whatever a transfer meets is NIXL_ERR_BACKEND
 
     std::map<std::string, std::string> sources; // setting -> where its value came from, in words
 

@@ -29,7 +29,8 @@ constexpr const char *FORKED = "this process is a fork: make an agent of its own
 } // namespace
 
 Engine::Engine(const nixlBackendInitParams *shown, const Settings &settings, std::shared_ptr<Client> client)
-    : nixlBackendEngine(shown), miss_on_error_(settings.miss_on_error), client_(std::move(client)) {}
+    : nixlBackendEngine(shown), miss_on_error_(settings.miss_on_error), plain_errors_(settings.plain_errors),
+      client_(std::move(client)) {}
 
 Engine::~Engine() {
     if (client_->forked()) // its threads are not here to be waited for
@@ -117,6 +118,11 @@ nixl_status_t Engine::postXfer(const nixl_xfer_op_t &, const nixl_meta_dlist_t &
 }
 
 nixl_status_t Engine::status_of(const Batch &batch) const {
+    const nixl_status_t status = precise_status_of(batch);
+    return plain_errors_ && status < 0 ? NIXL_ERR_BACKEND : status;
+}
+
+nixl_status_t Engine::precise_status_of(const Batch &batch) const {
     if (!batch.settled())
         return NIXL_IN_PROG; // until every object is: then nothing touches the memory any more
     switch (batch.worst()) {

@@ -49,9 +49,11 @@ class Engine final : public nixlBackendEngine {
     nixl_status_t register_file(const nixlBlobDesc &descriptor, nixlBackendMD *&out);
     nixl_status_t keep(std::string key, nixlBackendMD *&out);
     nixl_status_t status_of(const Batch &batch) const;
+    nixl_status_t precise_status_of(const Batch &batch) const;
     std::shared_ptr<Batch> look_up(std::vector<Item> items) const; // waits, at most for a time-out
 
     const bool miss_on_error_;
+    const bool plain_errors_;
     std::shared_ptr<Client> client_;
     Registry registry_;
 };

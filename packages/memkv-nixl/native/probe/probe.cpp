@@ -167,6 +167,7 @@ json do_settings(const json &request) {
             {"replicas", settings.replicas},
             {"integrity", settings.integrity == DigestKind::xxh3_128 ? "xxh3" : "sha256"},
             {"on_error", settings.miss_on_error ? "miss" : "error"},
+            {"error_codes", settings.plain_errors ? "backend" : "precise"},
             {"sources", settings.sources}};
 }
 
