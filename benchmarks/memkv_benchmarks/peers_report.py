@@ -21,7 +21,7 @@ _PICTURED_MAX: Final = 3.0  # of the yardstick; what is faster reaches the upper
 
 
 def save(folder: Path, shape: Shape, figures: Mapping[str, Figures], command: str) -> None:
-    """One size as a file; contenders that an earlier run of the same size measured, and this one not, are kept."""
+    """One size as a file: all its contenders are of one run."""
     path = folder / f"{shape.block_bytes >> 10}KiB.json"
     described = {
         "machine": f"{describe_machine()}, {describe_load()}",
@@ -101,7 +101,8 @@ def _picture(operation: str, found: list[tuple[Shape, dict[str, Figures], dict[s
     for name in names:
         values: list[float | None] = []
         for _, figures, _ in found:
-            mine, theirs = (getattr(figures[each], f"{operation}_bytes_per_s") for each in (name, _YARDSTICK))
+            both = (figures.get(each, Figures()) for each in (name, _YARDSTICK))
+            mine, theirs = (getattr(each, f"{operation}_bytes_per_s") for each in both)
             values.append(median_ratio(mine, theirs) if mine and len(mine) == len(theirs) else None)
         bars.append(Bars(ENTRIES[name].title, values))
     described = found[-1][2]

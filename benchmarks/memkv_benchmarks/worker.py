@@ -11,6 +11,7 @@ The first line that it writes is {"ready": true} or {"error": "why it cannot be 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import sys
 import time
@@ -42,8 +43,9 @@ class Worker:
     def shape(self, block_bytes: int, block_count: int) -> dict[str, Any]:
         """New blocks of one size for the rounds to come."""
         random = np.random.default_rng(_SEED)
-        self._source = random.integers(0, 256, (block_count, block_bytes), dtype=np.uint8)
-        self._target = np.zeros_like(self._source)
+        self._source, self._target = (_shared(block_count, block_bytes) for _ in range(2))
+        self._source[:] = random.integers(0, 256, self._source.shape, dtype=np.uint8)
+        self._target[:] = 0
         self._contender.prepare(self._source, self._target)
         return {"versions": self._contender.versions()}
 
@@ -92,6 +94,12 @@ class Worker:
         if not np.array_equal(self._source, self._target):
             raise ContenderError("other bytes came back than were put")
         return self._source.nbytes
+
+
+def _shared(block_count: int, block_bytes: int) -> Blocks:
+    """Memory that another process can be given, as an engine's host pool can be; the same for every contender."""
+    memory = mmap.mmap(-1, block_count * block_bytes)
+    return np.frombuffer(memory, np.uint8).reshape(block_count, block_bytes)
 
 
 def _timed(call: Callable[[Sequence[str]], float | None], keys: Sequence[str]) -> float:
