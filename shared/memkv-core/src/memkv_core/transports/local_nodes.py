@@ -61,6 +61,11 @@ class LocalNodes:
         known = self._servers.get(server)
         return "it has not said yet whether it can be" if known is None else known.reason
 
+    def is_here(self, server: str) -> bool:
+        """Whether a server is on this host and shares memory, with this client or with others."""
+        known = self._servers.get(server)
+        return known is not None and bool(known.path)
+
     def worth_trying(self, server: str) -> bool:
         """Whether ``connect`` may give a socket now."""
         known = self._servers.get(server)

@@ -183,10 +183,16 @@ class ShmTransport(OneSidedTransport):
         self._retire(flow)
 
     def _exchange(self, flow: Flow, calls: Sequence[Call]) -> Steps:
-        if not flow.local and self._required:
-            error = self._refused(flow.route.server)
-            raise error or _OtherWayError(f"{flow.route.server} is reached through its socket from now on")
-        yield from super()._exchange(flow, calls)
+        return super()._exchange(flow, calls) if flow.local else self._exchange_over_tcp(flow, calls)
+
+    def _exchange_over_tcp(self, flow: Flow, calls: Sequence[Call]) -> Steps:
+        server = flow.route.server
+        if self._required:
+            raise self._refused(server) or _OtherWayError(f"{server} is reached through its socket from now on")
+        if self.local.is_here(server):
+            with self._counting:
+                self.moves.fallbacks["no path"] += sum(call.blocks is not None for call in calls)
+        yield from flow.exchange(calls)
         self._retire(flow)
 
     def _retire(self, flow: Flow) -> None:
