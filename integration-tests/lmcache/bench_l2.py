@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The rounds of ``lmcache bench l2``: MemKV's adapter and LMCache's ``resp`` one (Redis), in turns on one machine.
 
-    .nox/engine-lmcache/bin/python integration-tests/lmcache/bench_l2.py --mode memory
+    .nox/engine-lmcache/bin/python integration-tests/lmcache/bench_l2.py --mode memory --transport tcp
 
 The functions that measure are LMCache's own, and so are keys, buffers and the check of what was loaded. The command
 itself measures one adapter after the other; here they take turns round by round, so that a machine that does other
@@ -81,6 +81,7 @@ class Contestant:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mode", default="memory", choices=("memory", "file"))
+    parser.add_argument("--transport", default="auto", choices=("auto", "shm", "tcp"))
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--keys", type=int, default=64)
     parser.add_argument("--size-kb", type=int, default=1024)
@@ -104,7 +105,9 @@ def compare(cluster: Cluster, port: int, words: argparse.Namespace) -> None:
     targets = data.make_memory_objects(buffer, words.keys, size, words.keys * size, fill_offset=1)
     redis = [each for each in psutil.Process().children() if each.name().startswith("redis")]
     contestants = {
-        "memkv": Contestant(Server.ADAPTER, memory, cluster.processes()[1:]),
+        "memkv": Contestant(
+            {**Server.ADAPTER, "adapter_params": {"transport": words.transport}}, memory, cluster.processes()[1:]
+        ),
         "resp": Contestant({"type": "resp", "host": "127.0.0.1", "port": port}, memory, redis),
     }
     for turn in range(words.rounds + WARM_ROUNDS):

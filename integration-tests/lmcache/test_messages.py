@@ -26,6 +26,7 @@ from memkv_lmcache import backend
 ENGINE_MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     # what is set in extra_config (None: left out), what LMCache's log or the check says
     "no class name": ({"storage_plugin.memkv.class_name": None}, ("class_name",)),
+    "no module path": ({"storage_plugin.memkv.module_path": None}, ("module_path",)),
     "no such module": ({"storage_plugin.memkv.module_path": "memkv_lmcache.back"}, ("memkv_lmcache.back",)),
     "no such class": ({"storage_plugin.memkv.class_name": "MemKVBackend"}, ("MemKVBackend",)),
     "unknown setting": ({"storage_plugin.memkv.prefx": "a"}, ("'prefx'", "did you mean 'prefix'")),
@@ -124,26 +125,39 @@ def test_a_port_of_lmcache_given_as_a_node(
         engine.close()
 
 
-def test_an_lm_port_given_as_a_node(cluster: Cluster, tmp_path: Path, lines: list[str]) -> None:
+@pytest.fixture
+def lm_port(tmp_path: Path) -> Iterator[int]:
+    """The port of LMCache's old remote server (``lm://``)."""
     port = free_port()
-    log = (tmp_path / "lm.log").open("w")
-    module = "lmcache.v1.server"
-    process = subprocess.Popen([sys.executable, "-m", module, "127.0.0.1", str(port), "cpu"], stdout=log, stderr=log)
-    engine = None
+    command = [sys.executable, "-m", "lmcache.v1.server", "127.0.0.1", str(port), "cpu"]
+    with (tmp_path / "lm.log").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            assert wait_until(lambda: _listens(port)), (tmp_path / "lm.log").read_text()
+            yield port
+        finally:
+            process.kill()
+            process.wait()
+
+
+def test_an_lm_port_given_as_a_node(cluster: Cluster, lm_port: int, tmp_path: Path, lines: list[str]) -> None:
+    yaml = write_yaml(tmp_path / "lmcache.yaml", STORAGE_PLUGIN, options={"servers": f"127.0.0.1:{lm_port}"})
+    engine = Engine(yaml, "engine")
     try:
-        assert wait_until(lambda: _listens(port)), (tmp_path / "lm.log").read_text()
-        yaml = write_yaml(tmp_path / "lmcache.yaml", STORAGE_PLUGIN, options={"servers": f"127.0.0.1:{port}"})
-        engine = Engine(yaml, "engine")
         assert wait_until(lambda: any("`lm://` server of LMCache listens there" in line for line in lines))
-        said = check("--config", str(yaml))
-        assert said.returncode == 1
-        assert "`lm://` server of LMCache" in said.stdout
     finally:
-        if engine is not None:
-            engine.close()
-        process.kill()
-        process.wait()
-        log.close()
+        engine.close()
+    said = check("--config", str(yaml))
+    assert said.returncode == 1
+    assert "`lm://` server of LMCache" in said.stdout
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_lm_port_given_to_the_l2_adapter(lm_port: int, tmp_path: Path) -> None:
+    """It serves all the same, without a remote tier: the node may only be away. The log says what is there instead."""
+    adapter = {**Server.ADAPTER, "adapter_params": {"servers": f"127.0.0.1:{lm_port}"}}
+    with Server(tmp_path / "server.log", adapter=adapter) as server:
+        assert wait_until(lambda: "`lm://` server of LMCache listens there" in server.log()), server.log()
 
 
 @pytest.mark.usefixtures("cluster")
