@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from memkv_core.errors import ConfigError
-from memkv_server.bench.plan import Outcome, Plan, Sample, median_ratio, quantile
+from memkv_server.bench.plan import Moves, Outcome, Plan, Sample, median_ratio, quantile
 from memkv_server.bench.raw import RawLoopback
-from memkv_server.bench.run import _Sum
+from memkv_server.bench.run import Report, _Sum
 from memkv_server.bench.worker import Worker
+from memkv_server.cli.bench import _moved
 
 Cli = Callable[..., Any]
 SHORT = ("--rounds", "2", "--slices", "2", "--block-size", "64KiB", "--batch", "8", "--batches", "2")
@@ -106,6 +107,21 @@ def test_a_run_says_how_far_it_is() -> None:
     assert said == [("get", 1, 5, 500, 0.25), ("get", 1, 9, 900, 0.30), ("get", 1, 13, 1300, 0.50)]
 
 
+def test_how_the_payload_went() -> None:
+    moves = Moves()
+    assert not moves
+    moves.add(Moves(3 << 20, 0, {"refused": 2}))
+    moves.add(Moves(1 << 20, 512, {"refused": 1, "no path": 1}))
+    assert moves == Moves(4 << 20, 512, {"refused": 3, "no path": 1})
+    assert _moved(moves) == (
+        "moved from and to registered memory: 4.0 MiB, through staging: 512 B; "
+        "calls that went by tcp: no path 1, refused 3"
+    )
+    report = Report(Plan(), moves=moves)
+    assert report.as_json()["moves"]["staged_bytes"] == 512
+    assert "moves" not in Report(Plan()).as_json()
+
+
 def test_what_a_client_verifies_is_read_anew() -> None:
     """A client that writes nothing into the targets of its last batch is found out."""
 
@@ -133,6 +149,7 @@ def test_what_a_client_verifies_is_read_anew() -> None:
         ((), {"MEMKV_LICENSE": "/none"}, "cannot be read"),
         (("--batch", "0"), {}, "--batch 0"),
         (("--transport", "pigeon"), {}, "auto | tcp | shm | rdma"),
+        (("--transport", "rdma"), {}, "transport=rdma, and no device is named; set MEMKV_RDMA_DEVICES"),
         (("--plot", "no/such/folder/x.svg"), {}, "there is no such folder"),
     ],
 )

@@ -62,6 +62,25 @@ class Plan:
 
 
 @dataclass
+class Moves:
+    """Payload that servers moved themselves (shm, rdma), of all clients and their whole run; nothing over tcp."""
+
+    registered_bytes: int = 0
+    staged_bytes: int = 0
+    fallbacks: dict[str, int] = field(default_factory=dict)  # calls whose payload went by TCP, by cause
+
+    def add(self, other: Moves) -> None:
+        """Another client's."""
+        self.registered_bytes += other.registered_bytes
+        self.staged_bytes += other.staged_bytes
+        for cause, count in other.fallbacks.items():
+            self.fallbacks[cause] = self.fallbacks.get(cause, 0) + count
+
+    def __bool__(self) -> bool:
+        return bool(self.registered_bytes or self.staged_bytes or self.fallbacks)
+
+
+@dataclass
 class Sample:
     """One client's part of one slice. ``latencies_s`` has one entry a call."""
 

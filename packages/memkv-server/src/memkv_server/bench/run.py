@@ -7,13 +7,13 @@ import multiprocessing
 import statistics
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final, Protocol
 
 from memkv_core.errors import ConnectError, MemKVError, StorageError
 from memkv_server.bench.machine import describe_machine, describe_versions
-from memkv_server.bench.plan import Outcome, Plan, Sample, median_ratio, quantile
+from memkv_server.bench.plan import Moves, Outcome, Plan, Sample, median_ratio, quantile
 from memkv_server.bench.raw import RAW_OPERATIONS, RawLoopback
 from memkv_server.bench.redis_exists import RedisExists
 from memkv_server.bench.worker import serve
@@ -42,6 +42,7 @@ class Report:
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     raw_rates: dict[str, list[float]] = field(default_factory=dict)  # operation -> bytes a second, slice by slice
     redis_latencies_s: list[list[float]] = field(default_factory=list)  # slice by slice
+    moves: Moves = field(default_factory=Moves)
 
     @property
     def failures(self) -> int:
@@ -55,6 +56,8 @@ class Report:
             "operations": {name: outcome.as_json() for name, outcome in self.outcomes.items()},
             "failures": self.failures,
         }
+        if self.moves:
+            report["moves"] = asdict(self.moves)
         if self.raw_rates:
             report["raw"] = {
                 name: {
@@ -89,6 +92,7 @@ def run(plan: Plan, *, raw: bool, redis_address: str | None, progress: Progress)
             for index in range(plan.slices):
                 _slice(report, pipes, operation, yardstick, redis, _Sum(progress, operation, index))
                 progress.end(operation, index, report.outcomes[operation])
+        _all(pipes, ("moves",), report.moves.add)
         progress.begin("clean up")
     return report
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from memkv_core import Client, ClientConfig
 from memkv_core.errors import MemKVError
-from memkv_server.bench.plan import KEY_BYTES, MIX, MOVING, Plan, Sample
+from memkv_server.bench.plan import KEY_BYTES, MIX, MOVING, Moves, Plan, Sample
 
 PREPARE_TIMEOUT_MS: Final = 60_000
 SAY_S: Final = 0.25  # how often a slice under way says how far it is
@@ -23,7 +23,9 @@ Say = Callable[["Sample"], None]
 
 
 def serve(pipe: Connection, plan: Plan, index: int) -> None:
-    """Answers ``("prepare", op)`` with an error text or None, ``("run", op)`` with a Sample, until ``("stop",)``.
+    """Answers ``("prepare", op)`` with an error text or None, ``("run", op)`` with a Sample, ``("moves",)`` with Moves.
+
+    ``("stop",)`` is the last.
 
     While a slice runs, ``("so far", calls, bytes, seconds)`` comes now and then.
     """
@@ -35,6 +37,7 @@ def serve(pipe: Connection, plan: Plan, index: int) -> None:
         pipe.send(str(error))
         return
     worker = Worker(client, plan, index)
+    worker.register()
 
     def say(sample: Sample) -> None:
         pipe.send(("so far", len(sample.latencies_s), sample.moved_bytes, sample.seconds))
@@ -46,6 +49,9 @@ def serve(pipe: Connection, plan: Plan, index: int) -> None:
                 pipe.send(worker.prepare(command[1]))
             elif command[0] == "run":
                 pipe.send(worker.run(command[1], say))
+            elif command[0] == "moves":
+                stats = client.stats()
+                pipe.send(Moves(stats.moved_registered_bytes, stats.moved_staged_bytes, dict(stats.moved_fallbacks)))
             else:
                 worker.clean_up()
                 return
@@ -75,6 +81,11 @@ class Worker:
         self._written: list[bytes] = []
         mix = [kind for kind, share in MIX.items() for _ in range(share)]
         self._mix = [mix[number] for number in np.random.default_rng(index).permutation(len(mix))]
+
+    def register(self) -> None:
+        """All memory that blocks come from and go to, as an engine registers its pool."""
+        for memory in (self._source, self._target):
+            self._client.register(memory)
 
     def prepare(self, operation: str) -> str | None:
         """Stores what ``operation`` will read. Says what is wrong where it cannot be stored and found."""

@@ -18,7 +18,7 @@ from rich.progress import Progress as ProgressBar
 from rich.table import Table
 
 from memkv_core.errors import ConfigError
-from memkv_server.bench.plan import MOVING, OPERATIONS, Outcome, Plan, median_ratio, quantile
+from memkv_server.bench.plan import MOVING, OPERATIONS, Moves, Outcome, Plan, median_ratio, quantile
 from memkv_server.cli.output import err, examples, format_bytes, note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -99,6 +99,8 @@ def bench(
         print_json(report.as_json())
     else:
         print_table(_table(report))
+        if report.moves or transport in ("shm", "rdma"):
+            note(_moved(report.moves))
     if report.failures:
         note(f"{report.failures} keys that should have been there were not: evicted (raise the capacity) or in error")
         raise typer.Exit(1)
@@ -135,6 +137,15 @@ def _table(report: Report) -> Table:
             of_kind = [_latency(quantile(latencies_s, q)) for q in _QUANTILES]
             table.add_row(f"  {kind}", f"{len(latencies_s):,}", "", "", "", *of_kind)
     return table
+
+
+def _moved(moves: Moves) -> str:
+    """How the payload went where servers move it."""
+    fallbacks = ", ".join(f"{cause} {count}" for cause, count in sorted(moves.fallbacks.items())) or "none"
+    return (
+        f"moved from and to registered memory: {format_bytes(moves.registered_bytes)}, through staging: "
+        f"{format_bytes(moves.staged_bytes)}; calls that went by tcp: {fallbacks}"
+    )
 
 
 def _beside(report: Report, name: str, outcome: Outcome) -> tuple[str, str]:
