@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,13 +14,14 @@ import pytest
 
 from memkv_core.calls import GetCall, PutCall
 from memkv_core.errors import MemKVError, TransportTimeoutError
-from memkv_core.places import RegionRequest
+from memkv_core.places import Places, RegionRequest
 from memkv_core.regions import Range
 from memkv_core.staging import Staging
 from memkv_core.testing.fake_verbs import Fabric, FakeVerbs
 from memkv_core.testing.raw_client import RawClient
 from memkv_core.testing.transport_tests import KEY, NAMESPACE, get_call, in_time, new_session, put_call
 from memkv_core.transports.base import Route
+from memkv_core.transports.placing import PlacedCall
 from memkv_core.transports.rail import Rail
 from memkv_core.transports.rdma import RdmaPath, RdmaTransport
 from memkv_core.transports.verbs import DeviceSpec, WorkStatus
@@ -200,6 +202,62 @@ def test_a_value_that_is_there_is_not_moved_again(rig: Rig) -> None:
     posted = mover.post_calls
     assert rig.put(values).statuses == bytes([Status.PRESENT] * 4)
     assert mover.post_calls == posted
+
+
+def test_puts_and_gets_on_one_connection_keep_their_order(rig: Rig) -> None:
+    """Two puts may be on their way at once; what follows them sees both, and each is answered in its turn."""
+    rig.fabric.delay_s = 0.01  # completions come later than the next frame
+    values = filled(rig, 6)
+    keys = list(values)
+    unknown = put_call({b"unknown": bytes(10)})
+    puts = [put_call({key: values[key]}) for key in keys]
+    same = [put_call({b"same": rig.page(number, 1000)}) for number in range(3)]
+    gets = [get_call({key: rig.page(20 + number)}) for number, key in enumerate(keys)]
+    last = get_call({b"same": rig.page(40, 1000)})
+    calls: list[Any] = [*puts[:3], gets[0], unknown, *same, *puts[3:], *gets[1:], last]
+    rig.transport.run([(rig.route, calls)], in_time())
+    assert [call.error for call in calls] == [None] * len(calls)
+    assert all(call.statuses == bytes([Status.HIT]) for call in calls)
+    assert all(rig.page(20 + number) == values[key] for number, key in enumerate(keys))
+    assert rig.page(40, 1000) == rig.page(2, 1000), "the put that was sent last"
+    assert rig.transport.moves.fallbacks == {}
+
+
+def test_a_put_that_is_refused_waits_its_turn(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One whose places are no good, between others that are under way."""
+    rig.put({b"warm": rig.page(0, 10)})
+    rig.fabric.delay_s = 0.01
+    values = filled(rig, 3)
+    puts = [put_call({key: value}) for key, value in values.items()]
+    real = PlacedCall.places
+
+    def places(call: PlacedCall) -> Places:
+        found = real(call)
+        if call.call is puts[1]:
+            found.parts["region"] = 4_000_000
+        return found
+
+    monkeypatch.setattr(PlacedCall, "places", places)
+    rig.transport.run([(rig.route, puts)], in_time())
+    assert [(call.error, call.statuses) for call in puts] == [(None, bytes([Status.HIT]))] * 3
+    assert rig.transport.moves.fallbacks == {"refused": 1}
+    assert all(rig.peek(key) == bytes(value) for key, value in values.items())
+
+
+def test_bytes_that_change_under_way_are_not_stored(rig: Rig) -> None:
+    """The caller breaks his word: what the node reads is not what was announced."""
+    rig.put({b"warm": rig.page(1, 10)})
+    values = filled(rig, 1)
+    call = put_call(values)
+    rig.node_verbs.devices["dev0"].freeze()
+    thread = threading.Thread(target=rig.transport.run, args=([(rig.route, [call])], in_time()))
+    thread.start()
+    wait_for(lambda: any(mover.post_calls == 2 for mover in rig.movers))
+    rig.pool[0] ^= 1
+    rig.node_verbs.devices["dev0"].thaw()
+    thread.join()
+    assert call.statuses == bytes([Status.BAD_DIGEST])
+    assert rig.peek(b"block 0") is None
 
 
 # -- the fence --------------------------------------------------------------------------------------------------------

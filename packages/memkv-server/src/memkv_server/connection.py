@@ -7,7 +7,7 @@
 
 An answer may have to wait for the drive (``Response.barrier``, ``reading``) or for what moves its payload (``move``).
 It keeps its place: answers to later frames, up to PENDING_MAX in all, wait behind it, and ``settle`` sends what may go.
-While the values of a PUT are being moved here no further frame is read, as during a payload.
+While the values of a PUT are being moved here no further frame is taken but one more such PUT, as during a payload.
 
 On the node's Unix socket a frame may bring descriptors along (REGISTER_REGION). What no region has claimed is closed
 with the connection.
@@ -124,7 +124,7 @@ class Connection:
         self._reservation: Reservation | None = None
         self._put_begun_s = 0.0
         self._placements: Placements | None = None
-        self._moving: PlacedPut | None = None  # no further frame is read before its values are here
+        self._puts: deque[PlacedPut] = deque()  # whose values are on their way here
         self._outputs: list[_Output] = []
         self._pending: deque[tuple[int, int, Response]] = deque()  # opcode, request id, answer: what waits
         self._closing = False  # once the outputs are sent
@@ -147,7 +147,7 @@ class Connection:
 
     @property
     def idle(self) -> bool:
-        return self.phase is Phase.FRAMES and not (self._outputs or self._pending or self._moving or self._have)
+        return self.phase is Phase.FRAMES and not (self._outputs or self._pending or self._puts or self._have)
 
     @property
     def pending_count(self) -> int:
@@ -159,16 +159,22 @@ class Connection:
         """What it is doing, in one word: a value of the metrics."""
         if self._outputs:
             return "sending"
-        if self._payload is not None or self._moving is not None:
+        if self._payload is not None or self._puts:
             return "receiving"
         return "waiting" if self._pending else "idle"
 
     @property
     def _crowded(self) -> bool:
-        """As many answers wait as may, or a PUT's values are on their way: no further frame is read."""
-        if self._moving is not None:
+        """As many answers wait as may, or the next frame must wait for a PUT before it: no further one is taken."""
+        if self._puts and (len(self._puts) >= limits.PUTS_MOVING_MAX or not self._is_next_a_placed_put):
             return True
         return len(self._pending) >= limits.PENDING_MAX and self.phase is not Phase.PAYLOAD
+
+    @property
+    def _is_next_a_placed_put(self) -> bool:
+        """As far as is known."""
+        header = self._header
+        return header is None or (header.opcode == Opcode.PUT and bool(header.flags & Flag.PLACED))
 
     def on_event(self, now_s: float) -> None:
         """Does one turn of work. Never raises for what a peer does; closes instead."""
@@ -177,9 +183,9 @@ class Connection:
 
     def settle(self, now_s: float) -> bool:
         """Sends the answers that need not wait any longer; whether there were any."""
-        if self._placements is not None and self._placements.mover.turn():
-            self._context.moving = True
-        moved = self._moving is not None and self._moving.move.settled
+        if self._placements is not None:
+            self._move()
+        moved = self._puts and self._puts[0].move.settled
         if not moved and not (self._pending and self._pending[0][2].may_go):
             return False
         self.progress_s = now_s
@@ -197,9 +203,18 @@ class Connection:
         else:
             self._receive()
 
+    def _move(self) -> None:
+        """A turn of the mover's; what was read meanwhile is moved, also where its answer is not the next."""
+        assert self._placements is not None
+        for place, (opcode, request_id, response) in enumerate(self._pending):
+            if response.is_placed and response.reading is not None and response.reading.settled:
+                self._pending[place] = opcode, request_id, response.settled()
+        if self._placements.mover.turn():
+            self._context.moving = True
+
     def _answer_pending(self) -> None:
-        if self._moving is not None and self._moving.move.settled:
-            self._end_placed_put(self._moving)
+        while self._puts and self._puts[0].move.settled:
+            self._end_placed_put(self._puts.popleft())
         while self._pending and self._pending[0][2].may_go:
             opcode, request_id, response = self._pending.popleft()
             response = response.settled()
@@ -207,7 +222,7 @@ class Connection:
                 self._pending.appendleft((opcode, request_id, response))
                 continue
             self._answer(opcode, request_id, response)
-        if not self._pending and self._moving is None:
+        if not self._pending and not self._puts:
             self._context.waiting.discard(self)
         self._consume()
 
@@ -233,7 +248,7 @@ class Connection:
 
     def check(self, now_s: float) -> None:
         """Closes a peer that left a handshake or a frame unfinished for too long."""
-        if (self._pending or self._moving is not None) and not self._outputs:
+        if (self._pending or self._puts) and not self._outputs:
             return  # it is the drive that is waited for, or what moves
         bound_s = limits.HANDSHAKE_S if self.phase in (Phase.HELLO, Phase.PROOF) else limits.STALL_S
         if not self.idle and now_s - self.progress_s > bound_s:
@@ -247,7 +262,7 @@ class Connection:
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
-        reservations = [self._reservation, self._moving.reservation if self._moving is not None else None]
+        reservations = [self._reservation, *(put.reservation for put in self._puts)]
         reads = [output.read for output in self._outputs] + [response.read for _, _, response in self._pending]
         for _, _, response in self._pending:
             if response.reading is not None:
@@ -262,7 +277,8 @@ class Connection:
                 if read is not None:
                     engine.release(read)
 
-        self._reservation = self._moving = None
+        self._reservation = None
+        self._puts.clear()
         if self._placements is None:
             give_back()
         else:
@@ -336,7 +352,7 @@ class Connection:
         """Handles every frame that is whole, until output is pending or a payload begins."""
         while not self.closed and not self._outputs and not self._crowded and self.phase is not Phase.PAYLOAD:
             need = self._need()
-            if self._have < need:
+            if self._have < need or self._crowded:  # it is known only now what the next frame is
                 return
             message = bytes(self._buffer[:need])
             self._buffer[: self._have - need] = self._buffer[need : self._have]
@@ -470,18 +486,15 @@ class Connection:
     def _begin_placed_put(self, placements: Placements, header: Header, metadata: bytes) -> None:
         assert self.namespace is not None
         begun = placements.begin_put(self.namespace, header, metadata)
-        if isinstance(begun, Response):
-            self._respond(header.opcode, header.request_id, begun)
-        elif begun.move.settled:
-            self._respond(header.opcode, header.request_id, placements.end_put(begun))
+        self._puts.append(begun)
+        if begun.move.settled and len(self._puts) == 1:
+            self._end_placed_put(self._puts.popleft())
         else:
-            self._moving = begun
             self._context.waiting.add(self)
             self._context.moving = True
 
     def _end_placed_put(self, put: PlacedPut) -> None:
         assert self._placements is not None
-        self._moving = None
         self._respond(put.header.opcode, put.header.request_id, self._placements.end_put(put))
 
     def _take_read_ahead(self, payload: Intake) -> None:

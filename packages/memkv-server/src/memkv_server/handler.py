@@ -102,6 +102,7 @@ class Response:
     reading: Reading | None = None
     finish: Callable[[ReadBatch], Response] | None = None
     move: Move | None = None
+    is_placed: bool = False  # what its ``reading`` brings is to be moved
     counters: OpCounters | None = None  # that ``sent`` counts in
     started_s: float = 0.0
 
@@ -276,7 +277,7 @@ class Handler:
 
         if reading.settled:
             return finish(reading.finish())
-        return Response(count=header.key_count, reading=reading, finish=finish)
+        return Response(count=header.key_count, reading=reading, finish=finish, is_placed=True)
 
     def _read(self, namespace: Namespace, wants_meta: int, read: ReadBatch, counters: OpCounters) -> Response:
         views = [view for view in read.views if view is not None]

@@ -30,6 +30,7 @@ CONTROL_BYTES_MAX: Final = 128 * KIB
 JOB_RATE_MIN: Final = 64 * KIB
 JOB_RATE_DEFAULT: Final = 100 * MIB
 JOB_RATE_MAX: Final = 1 << 40
+PUTS_MOVING_MAX: Final = 2  # of one connection: one is moved while the one before it is verified
 # RDMA, of each device of a lane.
 RDMA_ENDPOINTS_MAX: Final = 1024  # queue pairs; beyond it a session goes on over TCP
 RDMA_ENDPOINTS_PER_CLIENT_MAX: Final = 64  # as many as a client may have connections

@@ -16,7 +16,7 @@ from memkv_core.places import Access, decode_region
 from memkv_core.wire import ErrorCode, Flag, Header
 from memkv_server.engine.base import Namespace, ReadBatch, Reservation
 from memkv_server.handler import Handler, OpCounters, Response, refuse
-from memkv_server.movers import MOVED, Move, Mover, PlaceError, Regions, pair
+from memkv_server.movers import MOVED, Move, Mover, PlaceError, Regions, Settled, pair
 
 
 @dataclass(slots=True)
@@ -27,6 +27,7 @@ class PlacedPut:
     header: Header  # with the bytes of its values for the payload it has not
     move: Move
     begun_s: float
+    refusal: Response | None = None  # its answer, where nothing of it is moved
 
 
 class Placements:
@@ -37,6 +38,7 @@ class Placements:
         self.transport = transport
         self._handler = handler
         self._regions = Regions()
+        self._closed = False
 
     def register(self, metadata: bytes, claim: Callable[[], int | None] = lambda: None) -> Response:
         """REGISTER_REGION. RemoteProtocolError where the frame breaks a rule. ``claim`` gives what came with it."""
@@ -66,29 +68,34 @@ class Placements:
             return refuse(ErrorCode.LIMIT_EXCEEDED, str(error))
 
         def place(response: Response, read: ReadBatch) -> None:
-            response.move = self.mover.write(pair(places, remote, rkeys, read.views), header.request_id)
+            if self._closed:
+                response.move = Settled("the session's means to move it was replaced")
+            else:
+                response.move = self.mover.write(pair(places, remote, rkeys, read.views), header.request_id)
             response.flags |= Flag.PLACED
             response.views, response.payload_bytes = [], 0
 
         return handler.get_placed(namespace, header, keys, capacities, place, counters)
 
-    def begin_put(self, namespace: Namespace, header: Header, metadata: bytes) -> Response | PlacedPut:
+    def begin_put(self, namespace: Namespace, header: Header, metadata: bytes) -> PlacedPut:
         """PUT: space, and the move into it; ``end_put`` when that has settled."""
         begun_s = time.perf_counter()
         request, places = wire.decode_placed_put(metadata, header)
         try:
             remote, rkeys = self._regions.resolve(places.parts, Access.READ)
         except PlaceError as error:
-            return refuse(ErrorCode.LIMIT_EXCEEDED, str(error))
+            return PlacedPut(None, header, MOVED, begun_s, refuse(ErrorCode.LIMIT_EXCEEDED, str(error)))
         reservation = self._handler.reserve(namespace, header, request, self.transport)
         if reservation is None:
-            return self._handler.end_put(None, header)
+            return PlacedPut(None, header, MOVED, begun_s, self._handler.end_put(None, header))
         pieces = pair(places, remote, rkeys, reservation.extents)
         move = self.mover.read(pieces) if len(pieces.sizes) else MOVED
         return PlacedPut(reservation, header._replace(payload_bytes=sum(request.lengths)), move, begun_s)
 
     def end_put(self, put: PlacedPut) -> Response:
         """Publishes what was moved, or gives the space up."""
+        if put.refusal is not None:
+            return put.refusal
         reservation, put.reservation = put.reservation, None
         if put.move.failure is not None:
             if reservation is not None:
@@ -98,4 +105,5 @@ class Placements:
 
     def close(self, done: Callable[[], None]) -> None:
         """See ``Mover.close``."""
+        self._closed = True
         self.mover.close(done)
