@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from memkv_core.errors import MemKVError
 
 _LINE: Final = re.compile(
-    r"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)\s*(.*)$", re.MULTILINE
+    r"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+) *(.*)$", re.MULTILINE
 )
 _DELETED: Final = " (deleted)"
 
