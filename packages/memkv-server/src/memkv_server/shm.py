@@ -9,7 +9,7 @@ kernel copies between the file and the lane's segments, one system call for all 
 - Nothing has to be sealed, so memory of others (an engine's pool) can be shared as it is.
 - What is left of a connection is its descriptors. Once they are closed nothing can be moved any more.
 
-The measurements behind it are in ``docs/design/0006-shared-memory.md``.
+The measurements behind it are in ``docs/design/0007-shared-memory.md``.
 """
 
 from __future__ import annotations
