@@ -56,3 +56,8 @@ def test_keys_and_pages_with_split_heads() -> None:
     assert whole_pages([True, True, True, False], 2) == [True, False]
     assert block_keys(["a", "b"], ["_0"]) == ["a_0", "b_0"]
     assert whole_pages([True, False], 1) == [True, False]
+
+
+def test_a_rank_is_numbered_over_the_stages() -> None:
+    assert Ranks().index == 0
+    assert [Ranks(tp=(tp, 2), pp=(pp, 3)).index for pp in range(3) for tp in range(2)] == [0, 1, 2, 3, 4, 5]

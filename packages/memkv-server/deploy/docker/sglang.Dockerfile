@@ -3,7 +3,7 @@
 # sglang's own image with the MemKV backend. From the root of the repository, with the wheels built (`nox -s build`):
 #   docker build -f packages/memkv-server/deploy/docker/sglang.Dockerfile -t sglang-memkv .
 # Then as ever, with the flags of docs/adapters/sglang.md and MEMKV_SERVERS, MEMKV_AUTH_KEY, MEMKV_LICENSE set.
-ARG SGLANG=lmsysorg/sglang:v0.5.6
+ARG SGLANG=lmsysorg/sglang:v0.5.23
 FROM ${SGLANG}
 COPY dist/memkv_core-*.whl dist/memkv_sglang-*.whl /opt/memkv-wheels/
 # In one command and by file: packages of these names on the public index are another vendor's.
