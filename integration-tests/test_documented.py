@@ -127,3 +127,14 @@ def test_events_of_the_log_are_documented_as_the_code_has_them() -> None:
 
 def test_pages_show_commands() -> None:
     assert len(list(_commands())) > 10, "the pattern that finds them is broken"
+
+
+def test_gate_runs_the_sessions_that_the_page_says() -> None:
+    page = (ROOT / "docs/testing.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| (.*)$", page, re.MULTILINE)
+    documented = [name for name, row in rows if "not in `.ci/run`" not in row]
+    *_, last = (ROOT / ".ci/run").read_text().splitlines()
+    python, module, nox, option, *sessions = shlex.split(last)
+    assert (python, module, nox, option) == ("$python", "-m", "nox", "-s")
+    assert set(documented) == set(sessions)
+    assert {"lint", "typecheck", "tests"} <= set(sessions)
