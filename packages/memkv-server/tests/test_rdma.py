@@ -17,7 +17,7 @@ from memkv_core.errors import MemKVError, TransportTimeoutError
 from memkv_core.places import Places, RegionRequest
 from memkv_core.regions import Range
 from memkv_core.staging import Staging
-from memkv_core.testing.fake_verbs import Fabric, FakeVerbs
+from memkv_core.testing.fake_verbs import Fabric, FakeEndpoint, FakeQueue, FakeVerbs
 from memkv_core.testing.raw_client import RawClient
 from memkv_core.testing.transport_tests import KEY, NAMESPACE, get_call, in_time, new_session, put_call
 from memkv_core.transports.base import Route
@@ -463,6 +463,50 @@ def test_staging_that_is_used_up(rig: Rig) -> None:
     target = bytearray(17 * MIB)
     assert rig.get({b"big": target}).lengths == [17 * MIB]
     assert rig.transport.moves.fallbacks == {"staging": 2}
+
+
+def test_a_client_that_is_closed_in_the_middle(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its devices are closed when nobody uses them any more: a library may crash where one does."""
+    used_after_close: list[str] = []
+    for kind, names in ((FakeQueue, ("poll", "arm")), (FakeEndpoint, ("connect", "post_receives", "to_error"))):
+        for name in names:
+            real = getattr(kind, name)
+
+            def checked(self: Any, *arguments: Any, real: Any = real, name: str = name) -> Any:
+                if self._closed:
+                    used_after_close.append(name)
+                return real(self, *arguments)
+
+            monkeypatch.setattr(kind, name, checked)
+    values = filled(rig, 4)
+    rig.put(values)
+    rig.fabric.delay_s = 0.001
+    for turn in range(15):
+        rail = Rail(rig.client_verbs, DeviceSpec("dev0"))
+        transport = RdmaTransport(new_session, [rail], Staging.of_mb(16, 1), choose_rail=lambda server, count: 0)
+        transport.register(rig.pool.data)
+        errors: list[object] = []
+
+        def work(number: int, transport: RdmaTransport = transport, errors: list[object] = errors) -> None:
+            while not errors:
+                call = get_call({key: rig.page(16 + 4 * number + at) for at, key in enumerate(values)})
+                transport.run([(rig.route, [call])], in_time())
+                if call.error is not None:
+                    errors.append(call.error)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        if turn % 3 == 0:
+            transport._suspect(rig.route.server)  # the prober is at work as well
+        time.sleep(0.002 * turn)
+        transport.close()
+        for thread in threads:
+            thread.join(30)
+            assert not thread.is_alive()
+        assert rail.wait_closed(30)
+    assert used_after_close == []
+    assert rig.client_verbs.devices["dev0"].endpoints == [path.endpoint for path in rig.paths()]
 
 
 # -- several devices --------------------------------------------------------------------------------------------------

@@ -25,6 +25,15 @@ SECTIONS: Final = (
             ),
             Metric("memkv_client_sent_bytes_total", "counter", "Payload bytes of puts", _COMMON),
             Metric("memkv_client_received_bytes_total", "counter", "Payload bytes of gets", _COMMON),
+            Metric(
+                "memkv_client_moved_bytes_total", "counter",
+                "Payload that servers moved themselves (shm, rdma), by the client's memory: registered, and not copied "
+                "by the client, or staged", (*_COMMON, "memory"),
+            ),
+            Metric(
+                "memkv_client_move_fallbacks_total", "counter",
+                "Calls whose payload went by TCP in place of shm or rdma", (*_COMMON, "cause"),
+            ),
             Metric("memkv_client_retries_total", "counter", "Calls made again on another connection", _COMMON),
             Metric("memkv_client_breaker_opened_total", "counter", "Times that a server was given up for now", _COMMON),
             Metric("memkv_client_breaker_open", "gauge", "1 while a server is not used", (*_COMMON, "server")),

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from memkv_core import forks
 from memkv_core._version import __version__
 from memkv_core.stats import ClientStats
+from memkv_core.transports.base import FALLBACK_CAUSES
 
 # Of a key that was no hit. Those that never were are exported as zero, or the first would not count as an increase.
 CAUSES: Final = ("absent", "too_long", "corrupt", "timeout", "unreachable", "refused", "error")
@@ -138,6 +139,10 @@ class ClientCounts:
             counters["memkv_client_misses_total", (*common, cause)] += stats.misses.get(cause, 0)
         counters["memkv_client_sent_bytes_total", common] += stats.sent_bytes
         counters["memkv_client_received_bytes_total", common] += stats.received_bytes
+        counters["memkv_client_moved_bytes_total", (*common, "registered")] += stats.moved_registered_bytes
+        counters["memkv_client_moved_bytes_total", (*common, "staged")] += stats.moved_staged_bytes
+        for cause in FALLBACK_CAUSES:
+            counters["memkv_client_move_fallbacks_total", (*common, cause)] += stats.moved_fallbacks.get(cause, 0)
         counters["memkv_client_retries_total", common] += stats.retries
         counters["memkv_client_breaker_opened_total", common] += stats.breaker_opened
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from memkv_core import wire
 from memkv_core.buffers import Region
@@ -56,6 +56,11 @@ class Call(Protocol):
 
     def landed(self, received_bytes: int) -> None:
         """The first ``received_bytes`` of the payload are in place. Called as it grows, lastly with all of it."""
+
+
+# Why a call's payload goes by TCP: there is no path to its server for now; what the server moved did not come about;
+# the server takes no such frame; no staging slots are free; the blocks are in too many parts.
+FALLBACK_CAUSES: Final = ("no path", "move failed", "refused", "staging", "parts")
 
 
 @dataclass

@@ -216,6 +216,8 @@ class OneSidedTransport(TCPTransport):
     def _exchange_placed(self, flow: Flow, calls: Sequence[Call]) -> Steps:
         path = yield from self._path(flow)
         if path is None:
+            with self._counting:
+                self.moves.fallbacks["no path"] += sum(call.blocks is not None for call in calls)
             yield from flow.exchange(calls)
             return
         announcements = self._announcements(path)  # of the regions that the calls are laid out by
@@ -302,9 +304,6 @@ class OneSidedTransport(TCPTransport):
                 self._suspect(server)
             else:
                 self._say(server, opened is not None)
-        if opened is None:
-            with self._counting:
-                self.moves.fallbacks["no path"] += 1
         flow.path = opened
         return opened
 

@@ -7,13 +7,16 @@ import contextlib
 import logging
 import threading
 import time
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple, TypeVar
 
 from memkv_core.log import RateLimitedLog
 from memkv_core.transports import verbs
 from memkv_core.transports.verbs import Access, DeviceSpec, DeviceUnavailableError, VerbsError
 
 _LIMITED: Final = RateLimitedLog(logging.getLogger("memkv_core.transport"))
+T = TypeVar("T")
+
 _RETRY_S: Final = 1.0  # before a device that could not be opened is tried again
 _ACCESS: Final = Access.LOCAL_WRITE | Access.REMOTE_WRITE | Access.REMOTE_READ
 
@@ -26,7 +29,11 @@ class OpenRail(NamedTuple):
 
 
 class Rail:
-    """Thread-safe. ``problem`` says in one line why the device is not used at the moment, or is None."""
+    """Thread-safe. ``problem`` says in one line why the device is not used at the moment, or is None.
+
+    What is made of the device (``attach``) is given back with ``release``; the device is closed when the last is, for
+    a library may not survive the use of what was closed.
+    """
 
     def __init__(self, library: verbs.Verbs, spec: DeviceSpec) -> None:
         self.spec = spec
@@ -35,6 +42,9 @@ class Rail:
         self._lock = threading.Lock()
         self._open: OpenRail | None = None
         self._retry_at_s = 0.0
+        self._attached = 0
+        self._closing = False
+        self._gone = threading.Event()
         self._buffers: dict[int, memoryview] = {}
         self._regions: dict[int, verbs.MemoryRegion] = {}
 
@@ -42,19 +52,41 @@ class Rail:
     def name(self) -> str:
         return self.spec.name
 
-    def usable(self) -> OpenRail | None:
-        """The device, opened and active; None where it is not. Tries to open it again from time to time."""
+    def usable(self) -> bool:
+        """Whether the device is open and active. Tries to open it again from time to time."""
         with self._lock:
-            if self._open is None and time.monotonic() >= self._retry_at_s:
-                self._retry_at_s = time.monotonic() + _RETRY_S
-                self._try_to_open()
-            if self._open is None:
+            return self._usable() is not None
+
+    def attach(self, make: Callable[[OpenRail], T]) -> T | None:
+        """What ``make`` makes of the device; None where it cannot be used now. Raises what ``make`` does."""
+        with self._lock:
+            opened = self._usable()
+            if opened is None:
                 return None
-            if not self._open.context.active():
-                self.problem = f"RDMA device {self.name} is not active"
-                return None
-            self.problem = None
-            return self._open
+            made = make(opened)
+            self._attached += 1
+            return made
+
+    def release(self) -> None:
+        """Something that was attached was destroyed."""
+        with self._lock:
+            self._attached -= 1
+            self._close_if_unused()
+
+    def _usable(self) -> OpenRail | None:
+        if self._closing:
+            self.problem = f"RDMA device {self.name} was closed"
+            return None
+        if self._open is None and time.monotonic() >= self._retry_at_s:
+            self._retry_at_s = time.monotonic() + _RETRY_S
+            self._try_to_open()
+        if self._open is None:
+            return None
+        if not self._open.context.active():
+            self.problem = f"RDMA device {self.name} is not active"
+            return None
+        self.problem = None
+        return self._open
 
     def _try_to_open(self) -> None:
         context: verbs.Context | None = None
@@ -98,15 +130,25 @@ class Rail:
         return Rail(self._library, self.spec)
 
     def close(self) -> None:
-        """Ends all that is on it. Idempotent."""
+        """Ends all that is on it, once what is attached was released. Idempotent."""
         with self._lock:
-            opened, self._open = self._open, None
-            self._regions.clear()
-            self._buffers.clear()
-            self._retry_at_s = float("inf")
-            if opened is not None:
-                with contextlib.suppress(VerbsError):  # it is being left anyway
-                    opened.context.close()
+            self._closing = True
+            self._close_if_unused()
+
+    def wait_closed(self, timeout_s: float) -> bool:
+        """Whether the device was given back within that time, after ``close``."""
+        return self._gone.wait(timeout_s)
+
+    def _close_if_unused(self) -> None:
+        if not self._closing or self._attached:
+            return
+        opened, self._open = self._open, None
+        self._regions.clear()
+        self._buffers.clear()
+        if opened is not None:
+            with contextlib.suppress(VerbsError):  # it is being left anyway
+                opened.context.close()
+        self._gone.set()
 
 
 def access_of(view: memoryview) -> Access:

@@ -14,6 +14,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Final
 
 from memkv_core.errors import DisconnectedError, RefusedError
@@ -33,6 +34,8 @@ from memkv_core.wire import Opcode
 
 _LOG: Final = logging.getLogger("memkv_core.transport")
 _DEPTH: Final = 32  # GETs of one flow under way; as many receives again are posted before these are used up
+_IDLE_S: Final = 5.0  # after which the thread that tears down ends
+_CLOSE_S: Final = 2.0  # that a close waits for the devices
 _STAGING_REGIONS: Final = 64  # the staging is registered in at most so many pieces
 
 ChooseRail = Callable[[str, int], int]  # (server, how many rails there are) -> which is its own
@@ -41,7 +44,7 @@ ChooseRail = Callable[[str, int], int]  # (server, how many rails there are) -> 
 class RdmaPath(OneSidedPath):
     """One queue pair. See ``OneSidedPath``."""
 
-    def __init__(self, shelf: Shelf, rail: Rail, opened: OpenRail, bury: Callable[[RdmaPath], None]) -> None:
+    def __init__(self, shelf: Shelf, rail: Rail, bury: Callable[[RdmaPath], None], opened: OpenRail) -> None:
         """Raises VerbsError."""
         super().__init__(shelf, RegionKind.RDMA)
         self.rail = rail
@@ -106,9 +109,12 @@ class RdmaPath(OneSidedPath):
         self._bury(self)
 
     def destroy(self) -> None:
-        """After the fence: gives back what the device holds for it."""
-        self.endpoint.close()
-        self.queue.close()
+        """After the fence, when nobody uses it any more: gives back what the device holds for it."""
+        try:
+            self.endpoint.close()
+            self.queue.close()
+        finally:
+            self.rail.release()
 
     def region_request(self, known: Range) -> RegionRequest | None:
         region = self.rail.region(known.number)
@@ -136,7 +142,7 @@ class RdmaTransport(OneSidedTransport):
         super().__init__(new_session, staging, connections=connections)
         self.rails = rails
         self._choose = choose_rail
-        self._buried: queue.SimpleQueue[RdmaPath | None] = queue.SimpleQueue()
+        self._buried: queue.SimpleQueue[RdmaPath] = queue.SimpleQueue()
         self._undertaker: threading.Thread | None = None
         self._starting = threading.Lock()
         _LOG.info(
@@ -178,31 +184,46 @@ class RdmaTransport(OneSidedTransport):
         problems: list[str] = []
         for at in range(len(self.rails)):
             rail = self.rails[(first + at) % len(self.rails)]
-            opened = rail.usable()
-            if opened is None:
-                problems.append(rail.problem or f"RDMA device {rail.name} is not open")
-                continue
             shelf = Shelf(self.regions, self.staging, puts_direct=True, gets_direct=True, depth=_DEPTH)
             try:
-                return RdmaPath(shelf, rail, opened, self._bury)
+                path = rail.attach(partial(RdmaPath, shelf, rail, self._bury))
             except VerbsError as error:
                 problems.append(str(error))
+                continue
+            if path is not None:
+                return path
+            problems.append(rail.problem or f"RDMA device {rail.name} is not open")
         raise RefusedError(0, ", ".join(problems))
 
     def _bury(self, path: RdmaPath) -> None:
         """Has a thread tear down what was fenced: that takes a device milliseconds."""
-        self._buried.put(path)
         with self._starting:
-            if self._undertaker is None or not self._undertaker.is_alive():
+            self._buried.put(path)
+            if self._undertaker is None:
                 self._undertaker = threading.Thread(target=self._tear_down, name="memkv-rdma-end", daemon=True)
-                self._undertaker.start()
+                try:
+                    self._undertaker.start()
+                except RuntimeError:  # no more threads: then here
+                    self._undertaker = None
+                    self._destroy(self._buried.get())
 
     def _tear_down(self) -> None:
-        while (path := self._buried.get()) is not None:
+        while True:
             try:
-                path.destroy()
-            except VerbsError as error:
-                _LOG.warning("rdma: a queue pair could not be given back: %s", error)
+                path = self._buried.get(timeout=_IDLE_S)
+            except queue.Empty:
+                with self._starting:
+                    if self._buried.empty():
+                        self._undertaker = None
+                        return
+                continue
+            self._destroy(path)
+
+    def _destroy(self, path: RdmaPath) -> None:
+        try:
+            path.destroy()
+        except VerbsError as error:
+            _LOG.warning("rdma: a queue pair could not be given back: %s", error)
 
     # -- memory -------------------------------------------------------------------------------------------------------
     def register_range(self, view: memoryview) -> Range:
@@ -228,12 +249,10 @@ class RdmaTransport(OneSidedTransport):
     # -- its end ------------------------------------------------------------------------------------------------------
     def close(self) -> None:
         super().close()
-        self._buried.put(None)
-        undertaker = self._undertaker
-        if undertaker is not None:
-            undertaker.join(5.0)
         for rail in self.rails:
             rail.close()
+        for rail in self.rails:  # calls of other threads end soon: they were interrupted
+            rail.wait_closed(_CLOSE_S)
 
     def after_fork(self) -> None:
         """The devices are the parent's: the child opens them for itself, and never touches what was open."""
