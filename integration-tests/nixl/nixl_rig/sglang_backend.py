@@ -42,7 +42,7 @@ def enter_sglang() -> None:
 class Pool:
     """What the backend asks of sglang's host pool."""
 
-    layout, page_size, pin_memory = "layer_first", PAGE_TOKENS, False
+    layout, page_size, pin_memory, dtype = "layer_first", PAGE_TOKENS, False, torch.uint8
 
     def __init__(self) -> None:
         self.kv_buffer = torch.randint(0, 255, (PAGES, PAGE_BYTES), dtype=torch.uint8)
