@@ -12,7 +12,6 @@ with its reason.
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from pathlib import Path
 
@@ -44,7 +43,7 @@ def main() -> None:
             continue
         figures = run(contenders, [shape], given.rounds, say=lambda line: print(line, file=sys.stderr, flush=True))
         by_name = {name: by_size[shape.block_bytes] for name, by_size in figures.items()}
-        peers_report.save(given.out, shape, by_name, shlex.join(["bench_peers.py", *sys.argv[1:]]))
+        peers_report.save(given.out, shape, by_name, f"nox -s bench-peers -- --rounds {given.rounds}")
         print(peers_report.table(shape, by_name), flush=True)
         failed |= {name for name, figure in by_name.items() if figure.error is not None}
     if failed:

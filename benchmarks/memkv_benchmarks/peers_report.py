@@ -112,7 +112,7 @@ def _picture(operation: str, found: list[tuple[Shape, dict[str, Figures], dict[s
         [shape.words for shape, _, _ in found],
         bars,
         linear_axis("times the C program's bytes a second", 0, _PICTURED_MAX),
-        [about, "nox -s bench-peers; higher is faster; every block is compared with what was put"],
+        [about, f"{described['command']}; higher is faster; every block is compared with what was put"],
         label="block size × blocks of a batch",
         mark=1.0,
     )
