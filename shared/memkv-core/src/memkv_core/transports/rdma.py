@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -36,6 +36,9 @@ _LOG: Final = logging.getLogger("memkv_core.transport")
 _DEPTH: Final = 32  # GETs of one flow under way; as many receives again are posted before these are used up
 _IDLE_S: Final = 5.0  # after which the thread that tears down ends
 _CLOSE_S: Final = 2.0  # that a close waits for the devices
+_IPV4_PREFIX: Final = bytes(10) + b"\xff\xff"  # of a GID that is an IPv4 address
+_IPV4_BYTES: Final = 15
+_PREFIX_BYTES: Final = 8
 _STAGING_REGIONS: Final = 64  # the staging is registered in at most so many pieces
 
 ChooseRail = Callable[[str, int], int]  # (server, how many rails there are) -> which is its own
@@ -160,7 +163,7 @@ class RdmaTransport(OneSidedTransport):
             local = path.endpoint.local
             asked = EndpointRecord(
                 local.qpn, local.psn, local.gid, local.lid, local.mtu, path.endpoint.device.port.number,
-                _DEPTH, max(1, local.reads), self.rails.index(path.rail) % offers,
+                _DEPTH, max(1, local.reads), choose_offer(local.gid, offers, self.rails.index(path.rail)),
             )  # fmt: skip
             call = ControlCall(Opcode.CONNECT_RDMA, encode_endpoint(asked))
             yield from flow.exchange([call])
@@ -263,7 +266,22 @@ class RdmaTransport(OneSidedTransport):
         self._starting = threading.Lock()
 
 
-def _offers_of(welcome: dict[str, Any]) -> int:
-    """How many devices the server offers."""
+def _offers_of(welcome: dict[str, Any]) -> list[bytes]:
+    """The GIDs of the devices that a server offers, empty for one that cannot be read."""
     offer = welcome.get("rdma")
-    return len(offer) if isinstance(offer, list) else 0
+    return [_gid_of(device) for device in offer] if isinstance(offer, list) else []
+
+
+def _gid_of(device: Any) -> bytes:
+    try:
+        return bytes.fromhex(device["gid"])
+    except (KeyError, TypeError, ValueError):
+        return b""
+
+
+def choose_offer(gid: bytes, offers: Sequence[bytes], place: int) -> int:
+    """Which of a server's devices a local one with this GID is paired with: one of its own network (IPv4: the first
+    24 bits; else the first 64), or else any. ``place`` spreads local devices over several that would do. Pure."""
+    shared = _IPV4_BYTES if gid.startswith(_IPV4_PREFIX) else _PREFIX_BYTES
+    near = [at for at, offer in enumerate(offers) if offer[:shared] == gid[:shared]] or list(range(len(offers)))
+    return near[place % len(near)]
