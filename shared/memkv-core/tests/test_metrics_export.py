@@ -147,6 +147,37 @@ def test_a_library_that_is_missing_is_one_line_that_says_what_to_install() -> No
     assert "memkv-core[otel]" in lines[1]
 
 
+_FORKS = """
+import logging, os, sys, warnings
+warnings.simplefilter("ignore")
+logging.basicConfig(level="INFO", stream=sys.stdout, format="%(process)d %(message)s")
+from memkv_core import Client, ClientConfig
+parent = Client(ClientConfig.load())
+parent.put(["k"], [b"v"])
+sys.stdout.flush()
+if (pid := os.fork()) == 0:
+    Client(ClientConfig.load()).put(["k"], [b"v"])
+    sys.stdout.flush()
+    os._exit(0)
+sys.exit(os.waitpid(pid, 0)[1])
+"""
+
+
+def test_the_child_of_a_fork_has_an_exporter_of_its_own(server: SocketServer, license_settings: dict[str, str]) -> None:
+    pytest.importorskip("prometheus_client", reason="the extra memkv-core[prometheus] is not installed")
+    env = {
+        "PYTHONPATH": ":".join(sys.path), "MEMKV_PROMETHEUS_BIND": "127.0.0.1:19902", "MEMKV_SERVERS": server.address,
+        "MEMKV_AUTH_KEY": KEY.hex(), **{f"MEMKV_{name.upper()}": value for name, value in license_settings.items()},
+    }  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-c", _FORKS], capture_output=True, text=True, timeout=60, check=True, env=env
+    )
+    lines = [line.split() for line in ran.stdout.splitlines() if "memkv metrics at" in line]
+    assert len(lines) == 2, ran.stdout
+    assert len({line[0] for line in lines}) == 2, "one of each process"
+    assert len({line[4] for line in lines}) == 2, "each at a port of its own"
+
+
 class Collector(ThreadingHTTPServer):
     """An OTLP collector: keeps what it is sent."""
 

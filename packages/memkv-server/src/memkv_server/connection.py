@@ -150,6 +150,11 @@ class Connection:
         return self.phase is Phase.FRAMES and not (self._outputs or self._pending or self._puts or self._have)
 
     @property
+    def moves_by(self) -> str:
+        """What its payload goes by: a value of the metrics."""
+        return self.transport if self._placements is None else self._placements.transport
+
+    @property
     def pending_count(self) -> int:
         """Answers that wait for the drive."""
         return len(self._pending)

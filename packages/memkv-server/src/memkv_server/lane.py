@@ -226,7 +226,7 @@ class Lane:
             "op": "status",
             "connections": len(connections),
             "sessions": sum(connection.namespace is not None for connection in connections),
-            "by_transport": dict(Counter(connection.transport for connection in connections)),
+            "by_transport": dict(Counter(connection.moves_by for connection in connections)),
             "activity": dict(Counter(connection.activity for connection in connections)),
             "pending_answers": sum(connection.pending_count for connection in self.context.waiting),
             "transports": self.context.handler.counts(),
