@@ -23,6 +23,9 @@ from memkv_core.metrics.clients import COUNTS, Source
 
 PROMETHEUS_VARIABLE: Final = "MEMKV_PROMETHEUS_BIND"
 OTEL_VARIABLES: Final = ("MEMKV_OTEL_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+# Named one by one, and not as extras: a package that bears our name on the public index is another vendor's.
+PROMETHEUS_PACKAGES: Final = "prometheus-client"
+OTEL_PACKAGES: Final = "opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
 
 _LOG = get_logger("memkv_core.metrics")
 
@@ -62,9 +65,9 @@ class _Exporters:
             bind = os.environ.get(PROMETHEUS_VARIABLE)
             variable = next((name for name in OTEL_VARIABLES if os.environ.get(name)), None)
             if bind:
-                self._prometheus = _tried(PROMETHEUS_VARIABLE, "prometheus", lambda: _serve(bind))
+                self._prometheus = _tried(PROMETHEUS_VARIABLE, PROMETHEUS_PACKAGES, lambda: _serve(bind))
             if variable is not None and os.environ.get("OTEL_SDK_DISABLED", "").lower() != "true":
-                self.tracer = _tried(variable, "otel", lambda: _send(os.environ[variable]))
+                self.tracer = _tried(variable, OTEL_PACKAGES, lambda: _send(os.environ[variable]))
             return self.tracer is not None or self._prometheus is not None
 
     def stop(self) -> None:
@@ -108,13 +111,13 @@ def _send(endpoint: str) -> Tracer:
     return connect(endpoint, COUNTS)
 
 
-def _tried(variable: str, extra: str, start: Callable[[], Any]) -> Any:
+def _tried(variable: str, packages: str, start: Callable[[], Any]) -> Any:
     try:
         return start()
     except ImportError as error:
         _LOG.warning(
-            "%s is set, and %s is not installed: nothing is exported; pip install 'memkv-core[%s]' (the MemKV wheel)",
-            variable, error.name or "a library", extra,
+            "%s is set, and %s is not installed: nothing is exported; pip install %s",
+            variable, error.name or "a library", packages,
         )  # fmt: skip
     except MemKVError as error:
         _LOG.warning("%s: %s", variable, error)
