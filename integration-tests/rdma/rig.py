@@ -23,12 +23,19 @@ _READY = re.compile(r"memkv node ready address=127\.0\.0\.1:(\d+)")
 
 
 class Node:
-    """``memkv start`` with one RDMA device. Start and stop it as often as you like: it keeps its port and its store."""
+    """A lane in a process of its own, or all of ``memkv start``. Start and stop it as often as you like: it keeps its
+    port and its store."""
 
     def __init__(
-        self, folder: Path, *, mode: str = "memory", devices: str = "rxe0", key_of: Node | None = None
+        self,
+        folder: Path,
+        *,
+        mode: str = "memory",
+        devices: str = "rxe0",
+        whole: bool = False,
+        key_of: Node | None = None,
     ) -> None:
-        self.folder, self.mode, self.devices = folder, mode, devices
+        self.folder, self.mode, self.devices, self.whole = folder, mode, devices, whole
         self.port = 0
         self.credentials: Path = folder if key_of is None else key_of.credentials
         if key_of is None:
@@ -40,16 +47,10 @@ class Node:
 
     def start(self) -> None:
         self.log = self.folder / f"log-{time.monotonic_ns()}"
-        storage = ["--mode", "memory"] if self.mode == "memory" else ["--path", str(self.folder / "store")]
         with self.log.open("wb") as file:
             self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "memkv_server", "start", "--address", f"127.0.0.1:{self.port}", *storage),
-                    *("--capacity", "256MiB", "--segment-size", "32MiB", "--socket", "none"),
-                    *("--auth-key-file", str(self.credentials / "auth.key")),
-                    *("--license", str(self.credentials / "minio.license")),
-                    *("--license-keys", str(self.credentials / "authority/license-keys")),
-                ],
+                [sys.executable, *(self._node() if self.whole else self._lane())],
+                stdin=subprocess.PIPE,
                 stdout=file,
                 stderr=file,
                 env={**os.environ, "MEMKV_RDMA_DEVICES": self.devices, "MEMKV_SERVER_RDMA__BOUNCE_SIZE": "8MiB"},
@@ -59,12 +60,26 @@ class Node:
             time.sleep(0.05)
         self.port = int(found[1])
 
+    def _lane(self) -> list[str]:
+        script = str(Path(__file__).with_name("lane_alone.py"))
+        return [script, str(self.folder / "store"), str(self.port), self.mode, self.devices]
+
+    def _node(self) -> list[str]:
+        storage = ["--mode", "memory"] if self.mode == "memory" else ["--path", str(self.folder / "store")]
+        return [
+            *("-m", "memkv_server", "start", "--address", f"127.0.0.1:{self.port}", *storage, "--socket", "none"),
+            *("--capacity", "256MiB", "--segment-size", "32MiB"),
+            *("--auth-key-file", str(self.credentials / "auth.key")),
+            *("--license", str(self.credentials / "minio.license")),
+            *("--license-keys", str(self.credentials / "authority/license-keys")),
+        ]
+
     @property
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
     def signal(self, number: signal.Signals) -> None:
-        """To the supervisor and its lane."""
+        """To the process, and to the lane of a whole node."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         for pid in (self.process.pid, *map(int, children)):
             os.kill(pid, number)
@@ -74,6 +89,8 @@ class Node:
             self.signal(signal.SIGCONT)
             self.signal(signal.SIGKILL)
             self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     def client(self, **settings: Any) -> Client:
         given = {

@@ -65,9 +65,17 @@ def blocks(pool: Pool, count: int, seed: int) -> tuple[list[bytes], list[memoryv
     return [b"%d block %d" % (seed, number) for number in range(count)], [pool.page(at) for at in range(count)]
 
 
-@pytest.mark.parametrize("mode", ["node", "file_node"])
-def test_64_blocks_between_two_processes(request: pytest.FixtureRequest, mode: str) -> None:
-    node: Node = request.getfixturevalue(mode)
+@pytest.fixture(scope="module")
+def whole_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    """``memkv start``, with the device from the environment."""
+    node = Node(tmp_path_factory.mktemp("node"), whole=True)
+    yield node
+    node.kill()
+
+
+@pytest.mark.parametrize("kind", ["node", "file_node", "whole_node"])
+def test_64_blocks_between_two_processes(request: pytest.FixtureRequest, kind: str) -> None:
+    node: Node = request.getfixturevalue(kind)
     with node.client() as client:
         move_64_blocks(client, node)
 

@@ -556,3 +556,20 @@ def test_what_the_node_says_of_a_device_it_cannot_use(caplog: pytest.LogCaptureF
     assert lines[1].startswith("rdma: down is not used: RDMA device down is not active: port 1 is DOWN")
     assert lines[2].startswith("rdma device=up port=1 gid=")
     source.close()
+
+
+def test_a_child_of_a_fork_finds_its_own_way_back(rig: Rig) -> None:
+    """It inherits a suspect and no thread to probe it; its devices and its registrations are its own."""
+    rig.put(filled(rig, 1))
+    rig.transport._suspect(rig.route.server)
+    rig.transport._closed.set()  # this process's prober ends, and probes nothing
+    wait_for(lambda: rig.transport._prober is None or not rig.transport._prober.is_alive())
+    rig.transport._closed.clear()
+    rig.transport.after_fork()
+    assert rig.transport.regions.ranges == {}
+    assert rig.get({b"block 0": rig.page(9)}).lengths == [MIB]
+    wait_for(lambda: not rig.transport._suspects)
+    before = rig.moved_bytes()
+    assert rig.get({b"block 0": rig.page(9)}).lengths == [MIB]
+    assert rig.moved_bytes() == (before[0], before[1] + MIB), "what the parent has registered goes by staging"
+    rig.region.close()  # the parent's

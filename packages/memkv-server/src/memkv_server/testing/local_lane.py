@@ -39,13 +39,19 @@ class LocalLane:
     """Start and stop it as often as you like: it keeps its folder and its port."""
 
     def __init__(
-        self, folder: Path, key: bytes, *, rdma: Callable[[DriveSet], MoverSource] | None = None, mode: str = "file"
+        self,
+        folder: Path,
+        key: bytes,
+        *,
+        rdma: Callable[[DriveSet], MoverSource] | None = None,
+        mode: str = "file",
+        port: int = 0,
     ) -> None:
         self._folder = folder
         self._key = key
         self._mode = mode
         self._rdma = rdma
-        self.port = 0
+        self.port = port
         self.start()
 
     @property

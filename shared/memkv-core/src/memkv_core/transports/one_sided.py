@@ -296,7 +296,11 @@ class OneSidedTransport(TCPTransport):
             flow.path = None
         server = flow.route.server
         opened: OneSidedPath | None = None
-        if server not in self._suspects:
+        if server in self._suspects:
+            if self._prober is None:  # in the child of a fork, or it could not be started
+                with self._counting:
+                    self._start_prober()
+        else:
             try:
                 opened = yield from self.open_path(flow)
             except RefusedError as error:
@@ -323,14 +327,18 @@ class OneSidedTransport(TCPTransport):
             known = self._suspects.get(server)
             pause_s = _PAUSE_S_MIN if known is None else min(2 * known.pause_s, _PAUSE_S_MAX)
             self._suspects[server] = _Suspect(time.monotonic() + pause_s, pause_s)
-            if self._closed.is_set() or (self._prober is not None and self._prober.is_alive()):
-                return
-            self._prober = threading.Thread(target=self._probe_suspects, name="memkv-path-probe", daemon=True)
-            try:
-                self._prober.start()
-            except RuntimeError as error:  # no more threads: the next suspect tries again
-                _LIMITED.warning("prober", "the probing thread cannot be started: %s", error)
-                self._prober = None
+            self._start_prober()
+
+    def _start_prober(self) -> None:
+        """With the lock held."""
+        if self._closed.is_set() or (self._prober is not None and self._prober.is_alive()):
+            return
+        self._prober = threading.Thread(target=self._probe_suspects, name="memkv-path-probe", daemon=True)
+        try:
+            self._prober.start()
+        except RuntimeError as error:
+            _LIMITED.warning("prober", "the probing thread cannot be started: %s", error)
+            self._prober = None  # no more threads: the next call tries again
 
     def _probe_suspects(self) -> None:
         """Probes suspect servers until none is left; then the thread ends."""
