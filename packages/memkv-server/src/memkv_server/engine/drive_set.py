@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from memkv_core.arguments import spread
 from memkv_core.errors import StorageError
 from memkv_core.log import RateLimitedLog
 from memkv_server.capacity import Share
@@ -35,7 +36,7 @@ from memkv_server.engine.usage import add_usage
 
 _LOG: Final = RateLimitedLog(logging.getLogger(__name__))
 _NO_RULES: Final = Rules()
-_Part = tuple[Bay, "list[int]"]  # a drive, and the positions in the batch of the keys that live there
+_Part = tuple[Bay, Sequence[int]]  # a drive, and the positions in the batch of the keys that live there
 
 
 class DriveSet:
@@ -164,8 +165,7 @@ class DriveSet:
                 if part is None:
                     continue
                 reservation.parts.append((bay.engine, part, places))
-                for place, extent in zip(places, part.extents, strict=True):
-                    reservation.extents[place] = extent
+                spread(part.extents, places, reservation.extents)
         except BaseException:
             self.abort(reservation)
             raise
@@ -182,8 +182,7 @@ class DriveSet:
                 engine.abort(part)
                 continue
             self._touched.append(engine)
-            for place, status in zip(places, engine.commit(part), strict=True):
-                reservation.statuses[place] = status
+            spread(engine.commit(part), places, reservation.statuses)
         return bytes(reservation.statuses)
 
     def abort(self, reservation: Reservation) -> None:
@@ -335,12 +334,12 @@ class DriveSet:
     def _split(self, namespace: Namespace, keys: Sequence[bytes]) -> Sequence[_Part]:
         """The drives that the keys live on, each with the positions of its keys, in their order."""
         if len(self._bays) == 1:
-            parts: dict[int, list[int]] = {0: list(range(len(keys)))}
-        else:
-            parts = {}
-            table, seed = self._homes, namespace.hash
-            for position, key in enumerate(keys):
-                parts.setdefault(table[slot_of(hash_key(key, seed))], []).append(position)
+            bay = self._bays[0]
+            return [(bay, range(len(keys)))] if namespace not in bay.refused else []
+        parts: dict[int, list[int]] = {}
+        table, seed = self._homes, namespace.hash
+        for position, key in enumerate(keys):
+            parts.setdefault(table[slot_of(hash_key(key, seed))], []).append(position)
         return [
             (self._bays[number], places) for number, places in parts.items()
             if namespace not in self._bays[number].refused
@@ -389,8 +388,7 @@ class DriveSet:
             found = call(bay.engine, namespace, pick(keys, places))
             if len(places) == len(keys):
                 return found
-            for place, status in zip(places, found, strict=True):
-                statuses[place] = status
+            spread(found, places, statuses)
         return bytes(statuses)
 
     def _watch(self) -> None:

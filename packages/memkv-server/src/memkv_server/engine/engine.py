@@ -32,7 +32,8 @@ from memkv_server.engine.reads import Finished, Reads
 from memkv_server.engine.recovery import give_back_memory, recover
 from memkv_server.engine.registry import NamespaceRegistry
 from memkv_server.engine.report import engine_usage
-from memkv_server.engine.reservation import PutReservation, Writer
+from memkv_server.engine.reservation import PutReservation
+from memkv_server.engine.writer import Writer
 
 _LOG: Final = RateLimitedLog(logging.getLogger(__name__))
 _NO_RULES: Final = Rules()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,10 @@ import numpy.typing as npt
 from memkv_core.limits import KEY_BYTES_MAX
 from memkv_server.engine.segment import (
     RECORD_BODY_AT,
+    RECORD_COMMIT_AT,
     RECORD_HEADER_BYTES,
     RECORD_MAGIC,
+    RECORD_STATE_AT,
     UNIT_BYTES,
     RecordState,
     xxh3_64,
@@ -31,6 +33,7 @@ from memkv_server.engine.segment import (
 
 ALIKE_MIN: Final = 12  # records, from where on arrays are faster (measured: 8 to 16)
 _UNIT: Final = np.dtype(f"V{UNIT_BYTES}")
+_WORDS: Final = UNIT_BYTES // 8
 _META_BITS: Final = 16
 Heads = npt.NDArray[np.void]
 Units = npt.NDArray[np.int64]
@@ -74,8 +77,7 @@ def load_heads(view: memoryview, origin: int, units: Units, key_bytes: int) -> H
     here the processor waits for many of them at once.
     """
     layout = head_dtype(key_bytes)
-    space = np.frombuffer(view, _UNIT, (len(view) - origin) // UNIT_BYTES, origin)
-    rows = space.take(units[:, None] + np.arange(layout.itemsize // UNIT_BYTES))
+    rows = _space(view, origin).take(units[:, None] + np.arange(layout.itemsize // UNIT_BYTES))
     return rows.view(layout).reshape(-1)
 
 
@@ -98,3 +100,49 @@ def are_whole(heads: Heads, keys: bytes, namespace_hash: int, seeds: Sequence[in
         and heads["key"].tobytes() == keys
         and heads["header_check"].tolist() == header_checks(heads, key_bytes, seeds)
     )
+
+
+class HeadFields(NamedTuple):
+    """What the headers of records of one shape are made of: ``keys`` and ``digests`` one after the other."""
+
+    keys: bytes
+    lengths: Units  # of the values, in bytes
+    digests: bytes
+    namespace_hash: int
+    kind_and_stamp: int
+
+
+def write_heads(view: memoryview, origin: int, units: Units, fields: HeadFields, seed: int) -> list[int]:
+    """Writes the headers of reserved records of one segment at these units of the mapping; their header checks.
+
+    As ``segment.encode_record`` for each, and zeros up to the end of the header's last unit.
+    """
+    key_bytes = len(fields.keys) // len(units)
+    heads = np.zeros(len(units), head_dtype(key_bytes))
+    heads["front"] = front_of(RecordState.RESERVED)
+    heads["namespace_hash"] = fields.namespace_hash
+    heads["digest"] = np.frombuffer(fields.digests, "V16")
+    heads["value_bytes"] = fields.lengths
+    heads["lengths"] = key_bytes << _META_BITS
+    heads["kind_and_stamp"] = fields.kind_and_stamp
+    heads["key"] = np.frombuffer(fields.keys, f"V{key_bytes}")
+    checks = header_checks(heads, key_bytes, (seed,) * len(units))
+    heads["header_check"] = checks
+    rows = heads.view(_UNIT).reshape(len(units), -1)
+    _space(view, origin)[units[:, None] + np.arange(rows.shape[1])] = rows
+    return checks
+
+
+def commit_heads(
+    view: memoryview, origin: int, units: Units, sequences: npt.NDArray[np.uint64], checks: npt.NDArray[np.uint64]
+) -> None:
+    """Sequences and commit checks of all records, and only then their states."""
+    words = _space(view, origin).view("<u8")
+    words[units * _WORDS + RECORD_COMMIT_AT // 8] = sequences
+    words[units * _WORDS + RECORD_COMMIT_AT // 8 + 1] = checks
+    words.view(np.uint8)[units * UNIT_BYTES + RECORD_STATE_AT] = RecordState.COMMITTED
+
+
+def _space(view: memoryview, origin: int) -> npt.NDArray[np.void]:
+    """The mapping from its origin on, in units. Not to be kept: while it lives the mapping cannot be closed."""
+    return np.frombuffer(view, _UNIT, (len(view) - origin) // UNIT_BYTES, origin)

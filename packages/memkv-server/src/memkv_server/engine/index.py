@@ -16,7 +16,7 @@ keys in one, under 0.2 ms in 256.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -85,6 +85,16 @@ class Index:
         held = self.slots.setdefault(slot, {}).setdefault(namespace_hash, [0, 0])
         held[0] += records
         held[1] += size
+
+    def replace(self, namespace_hash: int, key_hashes: Sequence[bytes], places: Sequence[int]) -> None:
+        """Has each key lead to its new place. What lay there before is accounted for; ``added`` is for the caller."""
+        shards = self.shards
+        for key_hash, place in zip(key_hashes, places, strict=True):
+            shard = shards[key_hash[0]]
+            old = shard.setdefault(key_hash, place)  # one look-up for a key that is new
+            if old is not place:
+                shard[key_hash] = place
+                self.removed(namespace_hash, old)
 
     def removed(self, namespace_hash: int, place: int) -> None:
         """The record at this place is no longer in the dictionary, or another has taken its place there."""

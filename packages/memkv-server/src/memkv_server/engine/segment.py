@@ -217,7 +217,7 @@ def encode_record(
 ) -> tuple[bytes, int]:
     """The header of a reserved record up to the end of its meta, and its header check.
 
-    The put path holds these lines inlined (``reservation.py``); a test keeps the two equal.
+    The put path holds these lines inlined (``placing.py``); a test keeps the two equal.
     """
     kind = digest_kind | stamp << STAMP_SHIFT
     body = RECORD_BODY.pack(namespace_hash, digest, value_bytes, len(meta), len(key), kind) + key + meta

@@ -20,7 +20,7 @@ class SetReservation:
     def __init__(self, count: int) -> None:
         self.extents: list[memoryview | None] = [None] * count
         self.statuses = bytearray([Status.READ_ONLY]) * count  # where no drive takes it
-        self.parts: list[tuple[SegmentEngine, Reservation, list[int]]] = []
+        self.parts: list[tuple[SegmentEngine, Reservation, Sequence[int]]] = []
 
     def landed(self, count: int) -> None:
         """See ``Reservation``."""
@@ -33,7 +33,7 @@ class SetReading:
 
     __slots__ = ("_count", "_parts")
 
-    def __init__(self, count: int, parts: Sequence[tuple[SegmentEngine, Reading, list[int]]]) -> None:
+    def __init__(self, count: int, parts: Sequence[tuple[SegmentEngine, Reading, Sequence[int]]]) -> None:
         self._count = count
         self._parts = parts
 
@@ -52,7 +52,7 @@ class SetReading:
             reading.abandon()
 
 
-def whole_batch(count: int, parts: Sequence[tuple[SegmentEngine, ReadBatch, list[int]]]) -> ReadBatch:
+def whole_batch(count: int, parts: Sequence[tuple[SegmentEngine, ReadBatch, Sequence[int]]]) -> ReadBatch:
     """The batches of the drives as one, in the order of the keys."""
     if len(parts) == 1 and len(parts[0][2]) == count:
         engine, whole, _ = parts[0]
@@ -71,6 +71,6 @@ def whole_batch(count: int, parts: Sequence[tuple[SegmentEngine, ReadBatch, list
     return whole
 
 
-def pick(values: Sequence[Any], places: list[int]) -> Sequence[Any]:
+def pick(values: Sequence[Any], places: Sequence[int]) -> Sequence[Any]:
     """``values`` at these positions; the batch itself where that is all of it."""
     return values if len(places) == len(values) else [values[place] for place in places]

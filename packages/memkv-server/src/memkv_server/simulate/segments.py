@@ -2,7 +2,7 @@
 """Our policy as a node has it: whole segments, oldest first, with the space and the writes that it really takes.
 
 Everything that decides is the engine's own code, ``engine/evict.py``; what is simulated is the bookkeeping around it
-(``pool.py``, ``cleaner.py``, ``reservation.py``) of a node that is not in a hurry: between two requests the lane finds
+(``pool.py``, ``cleaner.py``, ``writer.py``) of a node that is not in a hurry: between two requests the lane finds
 the time to empty the oldest segment. A test replays the same requests on a real engine.
 """
 
