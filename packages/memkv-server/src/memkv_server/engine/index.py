@@ -113,6 +113,20 @@ class Index:
             account.ages.pop(key_hash, None)
         self.removed(namespace_hash, place)
 
+    def remove_all(self, namespace_hash: int, slot: int, key_hashes: Sequence[bytes], size: int) -> None:
+        """Takes records of one slot out, of ``size`` bytes together; no key stands twice."""
+        shards = self.shards
+        for key_hash in key_hashes:
+            del shards[key_hash[0]][key_hash]
+        account = self.usage.get(namespace_hash) or self.retired.get(namespace_hash)
+        if account is not None and account.ages is not None:
+            for key_hash in key_hashes:
+                account.ages.pop(key_hash, None)
+        held = self.slots.setdefault(slot, {}).setdefault(namespace_hash, [0, 0])
+        held[0] -= len(key_hashes)
+        held[1] -= size
+        self._subtract(namespace_hash, len(key_hashes), size)
+
     def clear_place(self, key_hash: bytes) -> None:
         """Takes a record out whose namespace cannot be told; ``clear_slot`` puts the accounts right."""
         del self.shards[key_hash[0]][key_hash]

@@ -77,7 +77,8 @@ class Publisher:
             for size, unit in zip(sizes, units.tolist(), strict=True)
         ]
         self._index.replace(reservation.namespace_hash, hashes, places)
-        spread(_HIT * len(records), positions, reservation.statuses)
+        run = range(positions[0], positions[0] + len(positions))
+        spread(_HIT * len(records), run if positions[-1] == run[-1] else positions, reservation.statuses)
         return sum(sizes)
 
     def _one_by_one(self, reservation: PutReservation, segment: Segment, records: Sequence[Record]) -> int:

@@ -158,9 +158,12 @@ class Writer:
         reservation.landed(len(statuses))
         if reservation.runs and reservation.runs[0][0] is not pool.current:
             self._move_overtaken(reservation)
-        user_bytes = 0
-        for segment, records in groupby(self._verified(reservation), itemgetter(2)):
-            user_bytes += self._publisher.publish(reservation, segment, list(records))
+        user_bytes, verified = 0, self._verified(reservation)
+        if verified and len(reservation.runs) == 1:
+            user_bytes = self._publisher.publish(reservation, verified[0][2], verified)
+        else:
+            for segment, records in groupby(verified, itemgetter(2)):
+                user_bytes += self._publisher.publish(reservation, segment, list(records))
         account = self._index.usage.get(reservation.namespace_hash)
         if account is not None and account.ages is not None:
             self._keep_bounds(account, reservation)
