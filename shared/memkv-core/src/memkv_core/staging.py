@@ -12,8 +12,11 @@ import mmap
 import threading
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from memkv_core.limits import MIB
-from memkv_core.regions import address_of
+from memkv_core.regions import Addresses, address_of
 
 Memory = Callable[[int], mmap.mmap]
 
@@ -123,6 +126,22 @@ class Staging:
     @property
     def free_count(self) -> int:
         return len(self._free)
+
+    def pieces(
+        self, slots: Sequence[int], starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], Addresses, npt.NDArray[np.int64]]:
+        """Where blocks are whose bytes are counted through the slots as in ``views``: (how many pieces each is in; the
+        address of each piece; its size). No block is empty."""
+        first, last = starts // self.slot_bytes, (starts + sizes - 1) // self.slot_bytes
+        counts = last - first + 1
+        bases = np.array(slots, np.int64) * self.slot_bytes
+        if (counts == 1).all():
+            return counts, (self._address + bases[first] + starts % self.slot_bytes).astype(np.uint64), sizes
+        block = np.repeat(np.arange(len(starts)), counts)
+        slot = first[block] + np.arange(len(block)) - np.repeat(np.cumsum(counts) - counts, counts)
+        begins = np.maximum(starts[block], slot * self.slot_bytes)
+        ends = np.minimum((starts + sizes)[block], (slot + 1) * self.slot_bytes)
+        return counts, (self._address + bases[slot] + begins - slot * self.slot_bytes).astype(np.uint64), ends - begins
 
     def views(self, slots: Sequence[int], start: int, size_bytes: int) -> list[memoryview]:
         """The bytes from ``start`` on, counted through the slots as if they were one."""

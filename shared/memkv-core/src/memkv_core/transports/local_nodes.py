@@ -28,6 +28,7 @@ class _Server:
     path: str = ""
     node: str = ""
     reason: str | None = None  # why it is not used; None: it is
+    connected: bool = False  # it could be, the last time
     retry_at_s: float | None = None  # None: not before another WELCOME
     pause_s: float = 0.0
 
@@ -73,6 +74,15 @@ class LocalNodes:
             return False
         return known.reason is None or (known.retry_at_s is not None and time.monotonic() >= known.retry_at_s)
 
+    def refusal(self, server: str) -> str | None:
+        """Why a server cannot be reached by its socket, after a try where none was made; None: it can."""
+        known = self._servers.get(server)
+        if known is None or not known.connected:
+            sock = self.connect(server)
+            if sock is not None:
+                sock.close()
+        return self.reason(server)
+
     def connect(self, server: str) -> socket.socket | None:
         """A connected socket, at once; None where there is none for now."""
         if not self.worth_trying(server):
@@ -87,7 +97,7 @@ class LocalNodes:
             self.failed(server, f"its socket {known.path} cannot be used: {error.strerror}")
             return None
         with self._lock:
-            was, known.reason = known.reason, None
+            was, known.reason, known.connected = known.reason, None, True
         if was is not None:
             _LOG.info("%s is reached through its socket %s again", server, known.path)
         return sock
@@ -104,7 +114,7 @@ class LocalNodes:
             known = self._servers.get(server)
             if known is None:
                 return
-            changed, known.reason = known.reason != reason, reason
+            changed, known.reason, known.connected = known.reason != reason, reason, False
             known.pause_s = min(2 * known.pause_s, _PAUSE_S_MAX) if known.pause_s else _PAUSE_S_MIN
             known.retry_at_s = time.monotonic() + known.pause_s
         if changed:

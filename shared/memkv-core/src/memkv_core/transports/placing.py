@@ -20,7 +20,7 @@ import numpy.typing as npt
 from memkv_core import wire
 from memkv_core.buffers import prefix_parts
 from memkv_core.errors import MemKVError, RefusedError, RemoteProtocolError
-from memkv_core.limits import PLACED_PARTS_MAX, VALUE_BYTES_MAX
+from memkv_core.limits import KIB, PLACED_PARTS_MAX, VALUE_BYTES_MAX
 from memkv_core.places import PART, Places, encode_places
 from memkv_core.regions import Regions, address_of, addresses_of
 from memkv_core.staging import Staging
@@ -29,7 +29,10 @@ from memkv_core.wire import ErrorCode, Flag, Opcode, Status
 
 Parts = list[memoryview]
 
+_memmove: Final = ctypes.memmove
+
 _ALIGNMENT: Final = 64  # of a staged block: a cache line
+_VERIFIED_BYTES: Final = 256 * KIB  # that are copied before they are verified
 _BLOCK_PARTS_MAX: Final = 0xFFFF
 
 
@@ -64,17 +67,32 @@ def lay_out(blocks: Sequence[Parts], regions: Regions, *, direct: bool) -> Layou
     counts = np.fromiter(map(len, blocks), np.int64, count)
     views = list(chain.from_iterable(blocks))
     sizes = np.fromiter(map(len, views), np.int64, len(views))
-    if max(len(views), int(counts.max(initial=0))) > min(PLACED_PARTS_MAX, _BLOCK_PARTS_MAX):
-        numbers, offsets = np.full(len(views), -1, np.int64), np.zeros(len(views), np.uint64)
-    elif direct and views:
-        numbers, offsets = regions.find(addresses_of(views), sizes)
-    else:
-        numbers, offsets = np.full(len(views), -1, np.int64), np.zeros(len(views), np.uint64)
+    too_many = max(len(views), int(counts.max(initial=0))) > min(PLACED_PARTS_MAX, _BLOCK_PARTS_MAX)
+    if too_many or not direct or not regions.ranges:
+        return _lay_out_staged(counts, sizes)
+    numbers, offsets = regions.find(addresses_of(views), sizes)
     if (numbers >= 0).all():
         parts = np.empty(len(views), PART)
         parts["region"], parts["offset"], parts["bytes"] = numbers, offsets, sizes
         return Layout(counts.astype(np.uint16), parts, {}, 0, False)
     return _lay_out_mixed(counts, sizes, numbers, offsets)
+
+
+def _lay_out_staged(counts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Layout:
+    ends = np.cumsum(counts)
+    totals = np.append(0, np.cumsum(sizes))
+    block_bytes = totals[ends] - totals[ends - counts]
+    staged, staged_bytes = _room(np.flatnonzero(counts), block_bytes)
+    return Layout(np.zeros(len(counts), np.uint16), np.zeros(0, PART), staged, staged_bytes, False)
+
+
+def _room(places: npt.NDArray[np.int64], block_bytes: npt.NDArray[np.int64]) -> tuple[dict[int, tuple[int, int]], int]:
+    """(place: (offset, bytes) of each block that is staged, the room that they take)."""
+    held = block_bytes[places]
+    ends = np.cumsum(-(-held // _ALIGNMENT) * _ALIGNMENT)
+    starts = np.append(0, ends)[:-1]
+    staged = dict(zip(places.tolist(), zip(starts.tolist(), held.tolist())))
+    return staged, int(ends[-1]) if len(ends) else 0
 
 
 def _lay_out_mixed(
@@ -89,14 +107,9 @@ def _lay_out_mixed(
     kept = np.repeat(missing == 0, counts)
     parts = np.empty(int(kept.sum()), PART)
     parts["region"], parts["offset"], parts["bytes"] = numbers[kept], offsets[kept], sizes[kept]
-    staged: dict[int, tuple[int, int]] = {}
-    at = 0
-    for place in np.flatnonzero(missing).tolist():
-        size = int(block_bytes[place])
-        staged[place] = (at, size)
-        at += -(-size // _ALIGNMENT) * _ALIGNMENT
-    direct_counts = np.where(missing > 0, 0, counts)
-    return Layout(direct_counts.astype(np.uint16), parts, staged, at, len(parts) + len(staged) > PLACED_PARTS_MAX)
+    staged, staged_bytes = _room(np.flatnonzero(missing), block_bytes)
+    direct_counts = np.where(missing > 0, 0, counts).astype(np.uint16)
+    return Layout(direct_counts, parts, staged, staged_bytes, len(parts) + len(staged) > PLACED_PARTS_MAX)
 
 
 class Shelf:
@@ -139,6 +152,7 @@ class PlacedCall:
             self._blocks = [prefix_parts(parts, min(_size(parts), VALUE_BYTES_MAX)) for parts in self._blocks]
         direct = shelf.gets_direct if self._is_get else shelf.puts_direct
         self._layout = lay_out(self._blocks, shelf.regions, direct=direct)
+        self._staged_at: dict[int, int] = {}  # the address of each staged block that is in one piece
         self._scatter: list[tuple[int, int]] = []  # (place, length) of each hit
         self._placed = False
 
@@ -224,34 +238,45 @@ class PlacedCall:
         metadata = self.call.metadata
         if not self._placed:
             return metadata
+        places = self.places()
         if not self._is_get:
-            for place in self._layout.staged:
-                copy(self._blocks[place], self._staged_views(place))
-        return metadata + encode_places(self.places())
+            for place, (_, size) in self._layout.staged.items():
+                self._copy(place, size, out=False)
+        return metadata + encode_places(places)
 
     def places(self) -> Places:
         """Where its blocks are, those that are staged in the slots it holds."""
         layout, regions = self._layout, self._shelf.regions
         if not layout.staged:
             return Places(layout.counts, layout.parts)
+        where = np.array(list(layout.staged.values()), np.int64)
+        pieces, addresses, sizes = self._shelf.staging.pieces(self.slots, where[:, 0], where[:, 1])
+        staged = np.empty(len(sizes), PART)
+        staged["region"], staged["offset"] = regions.find(addresses, sizes)
+        staged["bytes"] = sizes
+        owners = np.fromiter(layout.staged, np.int64, len(layout.staged))
+        if len(pieces) == len(sizes):
+            self._staged_at = dict(zip(layout.staged, addresses.tolist()))
         counts = layout.counts.copy()
-        rows: list[npt.NDArray[np.void]] = []
-        at = 0
-        for place, count in enumerate(layout.counts.tolist()):
-            rows.append(layout.parts[at : at + count])
-            at += count
-            if place in layout.staged:
-                views = self._staged_views(place)
-                part = np.empty(len(views), PART)
-                sizes = np.fromiter(map(len, views), np.int64, len(views))
-                part["region"], part["offset"] = regions.find(addresses_of(views), sizes)
-                part["bytes"] = sizes
-                counts[place] = len(views)
-                rows.append(part)
-        return Places(counts, np.concatenate(rows))
+        counts[owners] = pieces
+        if not len(layout.parts):
+            return Places(counts, staged)
+        is_staged = np.zeros(len(counts), np.bool_)
+        is_staged[owners] = True
+        of_staged = np.repeat(is_staged, counts)
+        parts = np.empty(len(of_staged), PART)
+        parts[of_staged], parts[~of_staged] = staged, layout.parts
+        return Places(counts, parts)
 
-    def _staged_views(self, place: int) -> Parts:
-        return self._shelf.staging.views(self.slots, *self._layout.staged[place])
+    def _copy(self, place: int, size: int, *, out: bool) -> None:
+        """The first bytes of a staged block, out of the staging or into it."""
+        block, address = self._blocks[place], self._staged_at.get(place)
+        if address is not None and len(block) == 1:
+            mine = address_of(block[0])
+            _memmove(*((mine, address) if out else (address, mine)), size)
+            return
+        staged = self._shelf.staging.views(self.slots, self._layout.staged[place][0], size)
+        copy(*((staged, prefix_parts(block, size)) if out else (block, staged)))
 
     def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
         if not self._placed:
@@ -272,14 +297,14 @@ class PlacedCall:
         if not self._placed:
             self.call.landed(received_bytes)
             return
-        staged, total = self._layout.staged, 0
+        staged, total, verified = self._layout.staged, 0, 0
         for place, length in self._scatter:
             total += length
             if place in staged and length:
-                offset, _ = staged[place]
-                views = self._shelf.staging.views(self.slots, offset, length)
-                copy(views, prefix_parts(self._blocks[place], length))
-                self.call.landed(total)
+                self._copy(place, length, out=True)
+                if total - verified >= _VERIFIED_BYTES:  # while it is in the cache
+                    self.call.landed(total)
+                    verified = total
         self.call.landed(total)
 
     # -- bookkeeping --------------------------------------------------------------------------------------------------

@@ -138,9 +138,7 @@ class ShmTransport(OneSidedTransport):
 
     def _refused(self, server: str) -> ConnectError | None:
         """Where shared memory is required: why this server is not reached."""
-        if self.local.worth_trying(server) and (sock := self.local.connect(server)) is not None:
-            sock.close()
-        reason = self.local.reason(server)
+        reason = self.local.refusal(server)
         if reason is None:
             return None
         error = ConnectError(
