@@ -13,103 +13,18 @@ process that died is an endpoint that was closed. Thread-safe: one lock for the 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import secrets
-import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
+from memkv_core.testing.fake_endpoint import FakeEndpoint
+from memkv_core.testing.fake_fabric import Fabric, FakeDevice
 from memkv_core.transports import verbs
-from memkv_core.transports.verbs import Access, Completion, QueuePairState, WorkKind, WorkRequest, WorkStatus
+from memkv_core.transports.ports import choose_gid, choose_port, unknown_device
+from memkv_core.transports.verbs import Access, Completion
 
-_CONNECTED = (QueuePairState.RTR, QueuePairState.RTS)
-
-
-@dataclass
-class Fabric:
-    """The network: finds queue pairs by GID and number. ``retry_s`` is how long a peer that is gone is tried."""
-
-    retry_s: float = 0.0
-    delay_s: float = 0.0  # of each chain: a slow network
-    responder_fails: bool = False  # some devices move the peer's queue pair to ERR as well where an access was wrong
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    endpoints: dict[tuple[bytes, int], FakeEndpoint] = field(default_factory=dict)
-    regions: dict[int, FakeRegion] = field(default_factory=dict)  # by key; lkey and rkey are the same
-    numbers: int = 16  # of the next queue pair or key
-
-    def number(self) -> int:
-        """A new one."""
-        self.numbers += 1
-        return self.numbers
-
-    def later(self, seconds: float, action: Any) -> None:
-        """``action()`` with the lock held: at once where ``seconds`` is 0, else by a thread of its own."""
-        if not seconds:
-            action()
-            return
-        timer = threading.Timer(seconds, self._locked, [action])
-        timer.daemon = True
-        timer.start()
-
-    def _locked(self, action: Any) -> None:
-        with self.lock:
-            action()
-
-
-class FakeDevice:
-    """A device and its faults. ``info`` is what a context says of it; alter it before ``open``."""
-
-    def __init__(self, fabric: Fabric, name: str, address: int) -> None:
-        self.fabric = fabric
-        gid = verbs.Gid(0, bytes(10) + b"\xff\xff" + bytes([10, 0, address >> 8, address & 255]), "RoCE v2")
-        port = verbs.Port(1, verbs.PortState.ACTIVE, 5, 0, "Ethernet", (gid,))
-        self.info = verbs.Device(name, port, gid, 30, 8 << 20, 16, 1024, 4096, 256)
-        self.endpoints: list[FakeEndpoint] = []
-        self.frozen = self.held = False
-        self.to_fail: deque[WorkStatus] = deque()
-
-    def _set_port(self, state: verbs.PortState) -> None:
-        self.info = self.info._replace(port=self.info.port._replace(state=state))
-
-    @property
-    def is_active(self) -> bool:
-        """Whether the port is up."""
-        return self.info.port.state is verbs.PortState.ACTIVE
-
-    def port_down(self) -> None:
-        """What is posted from now on fails at once, here; work of peers to here is not acknowledged."""
-        with self.fabric.lock:
-            self._set_port(verbs.PortState.DOWN)
-
-    def port_up(self) -> None:
-        """New queue pairs work again."""
-        with self.fabric.lock:
-            self._set_port(verbs.PortState.ACTIVE)
-
-    def freeze(self) -> None:
-        """What is posted here is not done, until ``thaw``: a host that stopped in the middle."""
-        with self.fabric.lock:
-            self.frozen = True
-
-    def hold_completions(self) -> None:
-        """What is posted here is done, but nobody is told until ``thaw``."""
-        with self.fabric.lock:
-            self.held = True
-
-    def thaw(self) -> None:
-        """Does and tells all that was held back, in its order; to peers as they are now."""
-        with self.fabric.lock:
-            self.frozen = self.held = False
-            for endpoint in list(self.endpoints):
-                endpoint.run()
-
-    def fail_next(self, status: WorkStatus) -> None:
-        """The next work request here ends with ``status`` and moves nothing."""
-        with self.fabric.lock:
-            self.to_fail.append(status)
+__all__ = ["Fabric", "FakeContext", "FakeDevice", "FakeDomain", "FakeEndpoint", "FakeQueue", "FakeRegion", "FakeVerbs"]
 
 
 class FakeVerbs:
@@ -127,10 +42,10 @@ class FakeVerbs:
     def open(self, spec: verbs.DeviceSpec) -> FakeContext:
         """As ``Verbs.open``."""
         if spec.name not in self.devices:
-            raise verbs.unknown_device(spec.name, self.device_names())
+            raise unknown_device(spec.name, self.device_names())
         device = self.devices[spec.name]
-        port = verbs.choose_port(spec, [device.info.port])
-        return FakeContext(device, device.info._replace(port=port, gid=verbs.choose_gid(spec, port)))
+        port = choose_port(spec, [device.info.port])
+        return FakeContext(device, device.info._replace(port=port, gid=choose_gid(spec, port)))
 
 
 class FakeContext:
@@ -278,190 +193,3 @@ class FakeDomain:
             endpoint.close()
         for region in self._regions:
             region.close()
-
-
-@dataclass(frozen=True)
-class _Work:
-    kind: WorkKind
-    request: WorkRequest
-    wr_id: int
-    imm: int | None
-    signalled: int  # requests of the chain, for the last one; else 0
-
-
-def _remote(kind: WorkKind) -> Access:
-    """What a peer has to allow for it."""
-    return Access.REMOTE_WRITE if kind is WorkKind.WRITE else Access.REMOTE_READ
-
-
-class FakeEndpoint:
-    """A queue pair."""
-
-    def __init__(self, domain: FakeDomain, queue: FakeQueue, depths: tuple[int, int], access: Access) -> None:
-        self.device, self._hardware, self._fabric = domain.context.device, domain.context.hardware, domain.fabric
-        self.domain, self.queue = domain, queue
-        self.qpn = self._fabric.number()
-        gid = self.device.gid.value
-        port = self.device.port
-        self.local = verbs.Peer(self.qpn, secrets.randbits(24), gid, port.lid, port.mtu, self.device.reads_max)
-        self.send_depth, self.receive_depth = depths
-        self.sends_free = self.send_depth
-        self._access = access
-        self.post_calls = 0
-        self._state = QueuePairState.INIT
-        self._peer: verbs.Peer | None = None
-        self._work: deque[_Work] = deque()
-        self._told: deque[tuple[Completion, int]] = deque()  # held back
-        self._receives: deque[int] = deque()
-        self._waits = self._closed = False
-        queue.free -= sum(depths)
-        queue.endpoints[self.qpn] = self
-        self._hardware.endpoints.append(self)
-        self._fabric.endpoints[gid, self.qpn] = self
-
-    def connect(self, peer: verbs.Peer) -> None:
-        """As ``Endpoint.connect``."""
-        with self._fabric.lock:
-            if self._state is not QueuePairState.INIT:
-                raise verbs.VerbsError(f"queue pair {self.qpn} is {self._state.name}, not INIT")
-            self._peer, self._state = peer, QueuePairState.RTS
-
-    def post(self, kind: WorkKind, requests: Sequence[WorkRequest], wr_id: int, imm: int | None = None) -> None:
-        """As ``Endpoint.post``."""
-        with self._fabric.lock:
-            if self._closed or self._state not in (QueuePairState.RTS, QueuePairState.ERR):
-                raise verbs.VerbsError(f"queue pair {self.qpn} is {self._state.name}, nothing can be posted")
-            if len(requests) > self.sends_free:
-                raise verbs.VerbsError(f"{len(requests)} work requests posted, room for {self.sends_free}")
-            if any(len(request.parts) > self.device.sge_max for request in requests):
-                raise verbs.VerbsError(f"a work request of more than {self.device.sge_max} parts")
-            self.post_calls += 1
-            self.sends_free -= len(requests)
-            last = len(requests) - 1
-            for at, request in enumerate(requests):
-                ends = at == last
-                self._work.append(_Work(kind, request, wr_id, imm if ends else None, len(requests) if ends else 0))
-            self._fabric.later(self._fabric.delay_s, self.run)
-
-    def post_receives(self, count: int, wr_id: int) -> None:
-        """As ``Endpoint.post_receives``."""
-        with self._fabric.lock:
-            if self._closed or len(self._receives) + count > self.receive_depth:
-                raise verbs.VerbsError(f"{count} receives posted, room for {self.receive_depth - len(self._receives)}")
-            self._receives.extend([wr_id] * count)
-            if self._state is QueuePairState.ERR:
-                self._flush()
-
-    def state(self) -> QueuePairState:
-        """As ``Endpoint.state``."""
-        return self._state
-
-    def to_error(self) -> None:
-        """As ``Endpoint.to_error``."""
-        with self._fabric.lock:
-            if not self._closed:
-                self._state = QueuePairState.ERR
-                self._flush()
-
-    def close(self) -> None:
-        """As ``Endpoint.close``; the peer learns of it by trying."""
-        with self._fabric.lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._state = QueuePairState.ERR
-            del self._fabric.endpoints[self.device.gid.value, self.qpn], self.queue.endpoints[self.qpn]
-            self._hardware.endpoints.remove(self)
-            self.queue.free += self.send_depth + self.receive_depth
-
-    # -- with the lock held ---------------------------------------------------------------------------------------
-    def run(self) -> None:
-        """Does what is posted, unless that is held back."""
-        while self._told and not self._hardware.held:
-            self.queue.push(self._told[0][0], self, self._told[0][1])
-            self._told.popleft()
-        while self._work and not (self._hardware.frozen or self._waits or self._closed):
-            if self._state is QueuePairState.ERR:
-                self._flush()
-                return
-            work = self._work[0]
-            status = self._do(work)
-            if status is WorkStatus.RETRY_EXC_ERR and self._fabric.retry_s:
-                self._waits = True
-                self._fabric.later(self._fabric.retry_s, self._give_up)
-                return
-            self._finish(work, status)
-
-    def _give_up(self) -> None:
-        self._waits = False
-        if self._work and self._state is not QueuePairState.ERR:
-            self._finish(self._work[0], WorkStatus.RETRY_EXC_ERR)
-
-    def _finish(self, work: _Work, status: WorkStatus) -> None:
-        self._work.popleft()
-        if status is WorkStatus.SUCCESS:
-            if work.signalled:
-                self._tell(Completion(work.wr_id, status, self.qpn), work.signalled)
-            return
-        self._state = QueuePairState.ERR
-        self._tell(Completion(work.wr_id, status, self.qpn), 1)
-        self._flush()
-
-    def _flush(self) -> None:
-        while self._work:
-            self._tell(Completion(self._work.popleft().wr_id, WorkStatus.WR_FLUSH_ERR, self.qpn), 1)
-        while self._receives:
-            self._tell(Completion(self._receives.popleft(), WorkStatus.WR_FLUSH_ERR, self.qpn), 0)
-
-    def _tell(self, completion: Completion, slots: int) -> None:
-        if self._hardware.held:
-            self._told.append((completion, slots))
-        else:
-            self.queue.push(completion, self, slots)
-
-    def _do(self, work: _Work) -> WorkStatus:
-        """Moves the bytes of one work request; how it ended."""
-        assert self._peer is not None
-        size = sum(part[1] for part in work.request.parts)
-        if self._hardware.to_fail:
-            return self._hardware.to_fail.popleft()
-        if not self._hardware.is_active:
-            return WorkStatus.LOC_QP_OP_ERR
-        if size > self.device.message_bytes_max:
-            return WorkStatus.LOC_LEN_ERR
-        if not all(self._is_local(work.kind, *part) for part in work.request.parts):
-            return WorkStatus.LOC_PROT_ERR
-        peer = self._fabric.endpoints.get((self._peer.gid, self._peer.qpn))
-        if peer is None or peer._state not in _CONNECTED or not peer._hardware.is_active:
-            return WorkStatus.RETRY_EXC_ERR
-        if size and _remote(work.kind) not in peer._access:
-            return WorkStatus.REM_INV_REQ_ERR
-        if size and not peer._allows(work.kind, work.request, size):
-            if self._fabric.responder_fails:
-                peer.to_error()
-            return WorkStatus.REM_ACCESS_ERR
-        if work.imm is not None and not peer._receives:
-            return WorkStatus.RNR_RETRY_EXC_ERR
-        self._move(work)
-        if work.imm is not None:
-            peer._tell(Completion(peer._receives.popleft(), WorkStatus.SUCCESS, peer.qpn, work.imm), 0)
-        return WorkStatus.SUCCESS
-
-    def _is_local(self, kind: WorkKind, address: int, size: int, lkey: int) -> bool:
-        region = self._fabric.regions.get(lkey)
-        if region is None or region.domain is not self.domain or not region.covers(address, size):
-            return False
-        return kind is WorkKind.WRITE or Access.LOCAL_WRITE in region.access
-
-    def _allows(self, kind: WorkKind, request: WorkRequest, size: int) -> bool:
-        region = self._fabric.regions.get(request.rkey)
-        if region is None or region.domain is not self.domain or _remote(kind) not in region.access:
-            return False
-        return region.covers(request.remote, size)
-
-    def _move(self, work: _Work) -> None:
-        remote = work.request.remote
-        for address, size, _ in work.request.parts:
-            source, target = (address, remote) if work.kind is WorkKind.WRITE else (remote, address)
-            ctypes.memmove(target, source, size)
-            remote += size

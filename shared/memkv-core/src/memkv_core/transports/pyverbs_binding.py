@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from memkv_core import forks
 from memkv_core.transports import memlock, verbs
+from memkv_core.transports.ports import choose_gid, choose_port, unknown_device
 from memkv_core.transports.pyverbs_endpoint import PyverbsEndpoint
 from memkv_core.transports.pyverbs_load import Modules, load_modules
 from memkv_core.transports.verbs import Access, Completion
@@ -59,7 +60,7 @@ class PyverbsVerbs:
         """As ``Verbs.open``."""
         names = self.device_names()
         if spec.name not in names:
-            raise verbs.unknown_device(spec.name, names)
+            raise unknown_device(spec.name, names)
         try:
             raw = self.modules.device.Context(name=spec.name)
         except self.modules.error as error:
@@ -81,7 +82,7 @@ def _device_of(raw: Any, spec: verbs.DeviceSpec) -> verbs.Device:
     attributes = raw.query_device()
     found = [raw.query_port(number) for number in range(1, attributes.phys_port_cnt + 1)]
     ports = [_port_of(number, port, ()) for number, port in enumerate(found, 1)]
-    port = verbs.choose_port(spec, ports)
+    port = choose_port(spec, ports)
     told = found[port.number - 1]
     length = sum(port.gid_tbl_len for port in found)
     port = _port_of(port.number, told, _gids_of(raw, port, length))
@@ -90,7 +91,7 @@ def _device_of(raw: Any, spec: verbs.DeviceSpec) -> verbs.Device:
     return verbs.Device(
         name=spec.name,
         port=port,
-        gid=verbs.choose_gid(spec, port),
+        gid=choose_gid(spec, port),
         sge_max=min([*parts, verbs.PARTS_MAX]),
         message_bytes_max=min(told.max_msg_sz, _MESSAGE_BYTES_MAX),
         reads_max=min([*reads, verbs.READS_MAX]),
