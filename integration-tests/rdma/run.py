@@ -75,7 +75,8 @@ def run(kernel: vm.Kernel, layer: Path, given: argparse.Namespace, folder: Path)
     """Boots, runs pytest, and gives its exit status."""
     shared = folder / "out"
     shared.mkdir()
-    pytest = [sys.executable, "-m", "pytest", *(given.pytest or [str(Path(__file__).parent)])]
+    patient = ("-o", "faulthandler_timeout=600")  # what takes a second takes half a minute here
+    pytest = [sys.executable, "-m", "pytest", *patient, *(given.pytest or [str(Path(__file__).parent)])]
     (shared / "guest.sh").write_text(
         GUEST.format(
             python_path=shlex.quote(":".join(filter(None, [PYTHON_PATH, os.environ.get("PYTHONPATH")]))),

@@ -26,7 +26,7 @@ from memkv_core.transports.rail import Rail
 from memkv_core.transports.rdma import RdmaPath, RdmaTransport
 from memkv_core.transports.verbs import DeviceSpec, WorkStatus
 from memkv_core.wire import Status
-from memkv_server import limits
+from memkv_server import guarded_copy, limits
 from memkv_server.engine import DriveSet
 from memkv_server.rdma import RdmaDevice, RdmaSource
 from memkv_server.rdma_mover import RdmaMover
@@ -409,6 +409,22 @@ def test_a_link_that_goes_down_and_up(rig: Rig) -> None:
         falls_back(rig, "no path")
         devices.devices["dev0"].port_up()
         comes_back(rig)
+
+
+@pytest.mark.parametrize("way", ["copy_from_file", "copy_to_file"])
+def test_a_drive_that_does_not_give_its_pages(file_rig: Rig, monkeypatch: pytest.MonkeyPatch, way: str) -> None:
+    """No slot is lost, nothing wrong is stored or given back; the call goes on by TCP."""
+    rig = file_rig
+    rig.put(filled(rig, 1))
+    with monkeypatch.context() as patched:
+        patched.setattr(guarded_copy, way, lambda *_: False)
+        if way == "copy_from_file":
+            falls_back(rig)
+        else:
+            assert rig.put({b"other": rig.page(3)}).statuses == bytes([Status.HIT])
+            assert rig.transport.moves.fallbacks == {"move failed": 1}
+    comes_back(rig)
+    assert rig.device.bounce.free_count == rig.device.bounce.slot_count
 
 
 def test_a_put_falls_back_as_well(rig: Rig) -> None:

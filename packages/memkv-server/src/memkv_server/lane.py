@@ -280,7 +280,8 @@ def main(control_fd: int) -> int:
     lane = Lane(control, engine, start)
     if devices := start.get("rdma", {}).get("devices"):
         bounce_bytes = start["rdma"]["bounce_bytes"]
-        lane.use_rdma(RdmaSource.open(devices, engine.fixed_memory(), bounce_bytes, load_verbs))
+        is_file = start["mode"] == "file"
+        lane.use_rdma(RdmaSource.open(devices, engine.fixed_memory(), bounce_bytes, load_verbs, is_file=is_file))
     signal.signal(signal.SIGTERM, lambda _signum, _frame: lane.stop())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     lane.run()

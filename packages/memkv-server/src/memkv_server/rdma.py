@@ -22,7 +22,8 @@ from memkv_core.regions import Regions, address_of
 from memkv_core.staging import Staging
 from memkv_core.transports import verbs
 from memkv_core.transports.verbs import Access, DeviceSpec, Peer, VerbsError
-from memkv_server import limits
+from memkv_server import guarded_copy, limits
+from memkv_server.guarded_copy import Addresses, Sizes
 from memkv_server.movers import Mover, MoverUnavailableError
 from memkv_server.rdma_mover import RdmaMover
 
@@ -33,8 +34,14 @@ _POLL_MAX: Final = 256
 class RdmaDevice:
     """One open device: what ``rdma_mover.Memory`` asks for, and the movers on it."""
 
-    def __init__(self, context: verbs.Context, fixed: Sequence[memoryview], bounce_bytes: int) -> None:
-        """``fixed`` is memory that stays where it is. Raises VerbsError; the context is closed then."""
+    def __init__(
+        self, context: verbs.Context, fixed: Sequence[memoryview], bounce_bytes: int, *, is_file: bool = True
+    ) -> None:
+        """``fixed`` is memory that stays where it is; ``is_file``: the rest is of files, whose pages may fail.
+
+        Raises VerbsError; the context is closed then.
+        """
+        self._is_file = is_file
         self.context = context
         self.regions = Regions()
         self.bounce = Staging(bounce_bytes, min(limits.RDMA_STEP_BYTES, bounce_bytes))
@@ -77,6 +84,18 @@ class RdmaDevice:
 
     def lkeys(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         return self._keys[numbers]
+
+    def copy_out_of_store(self, sources: Addresses, targets: Addresses, sizes: Sizes) -> bool:
+        if self._is_file:
+            return guarded_copy.copy_from_file(sources, targets, sizes)
+        guarded_copy.copy(sources, targets, sizes)
+        return True
+
+    def copy_into_store(self, sources: Addresses, targets: Addresses, sizes: Sizes) -> bool:
+        if self._is_file:
+            return guarded_copy.copy_to_file(sources, targets, sizes)
+        guarded_copy.copy(sources, targets, sizes)
+        return True
 
     # -- endpoints ----------------------------------------------------------------------------------------------------
     def connect(self, asked: EndpointRecord, client: str) -> tuple[RdmaMover, EndpointRecord]:
@@ -150,6 +169,8 @@ class RdmaSource:
         fixed: Sequence[memoryview],
         bounce_bytes: int,
         load: Callable[[], verbs.Verbs],
+        *,
+        is_file: bool = True,
     ) -> RdmaSource:
         """Opens those of the devices that can be used, and says of each others why it cannot."""
         devices: list[RdmaDevice] = []
@@ -160,7 +181,7 @@ class RdmaSource:
             return cls(devices)
         for name in names:
             try:
-                device = RdmaDevice(library.open(DeviceSpec.parse(name)), fixed, bounce_bytes)
+                device = RdmaDevice(library.open(DeviceSpec.parse(name)), fixed, bounce_bytes, is_file=is_file)
             except VerbsError as error:
                 _LOG.warning("rdma: %s is not used: %s", name, error)
                 continue

@@ -8,7 +8,6 @@ registered once, in *steps* of one slot each, so that the next is copied while t
 
 from __future__ import annotations
 
-import ctypes
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
@@ -24,6 +23,7 @@ from memkv_core.transports.work import TRANSFER, SendQueue, Transfers
 from memkv_server.movers import Move, Pieces, PlaceError, Settled
 
 _STEPS_PER_TURN: Final = 1
+_UNREADABLE: Final = "the drive does not give its pages"
 
 
 class Memory(Protocol):
@@ -34,6 +34,16 @@ class Memory(Protocol):
 
     def lkeys(self, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint32]:
         """The local key of each region."""
+
+    def copy_out_of_store(
+        self, sources: npt.NDArray[np.uint64], targets: npt.NDArray[np.uint64], sizes: npt.NDArray[np.int64]
+    ) -> bool:
+        """To bounce slots; False where the drive does not give it back."""
+
+    def copy_into_store(
+        self, sources: npt.NDArray[np.uint64], targets: npt.NDArray[np.uint64], sizes: npt.NDArray[np.int64]
+    ) -> bool:
+        """From bounce slots, likewise."""
 
     def poll(self) -> None:
         """Takes the completions that have come, of whichever mover."""
@@ -141,8 +151,11 @@ class RdmaMover:
         step = _Step(move, pieces, slots[0], last=last)
         ends = np.cumsum(pieces.sizes)
         at = (bounce.address + slots[0] * bounce.slot_bytes + ends - pieces.sizes).astype(np.uint64)
-        if move.kind is WorkKind.WRITE:
-            _copy(pieces.local, at, pieces.sizes)
+        if move.kind is WorkKind.WRITE and not self._memory.copy_out_of_store(pieces.local, at, pieces.sizes):
+            self._release(step)
+            move.settle(_UNREADABLE)
+            self._fail(_UNREADABLE, fence=True)
+            return
         numbers, _ = self._memory.regions.find(at, pieces.sizes)
         self._submit(step, _transfers(at, pieces, self._memory.lkeys(numbers)))
 
@@ -184,9 +197,12 @@ class RdmaMover:
         assert step.slot is not None
         bounce, sizes = self._memory.bounce, step.pieces.sizes
         at = bounce.address + step.slot * bounce.slot_bytes + np.cumsum(sizes) - sizes
-        _copy(at.astype(np.uint64), step.pieces.local, sizes)
+        copied = self._memory.copy_into_store(at.astype(np.uint64), step.pieces.local, sizes)
         self._release(step)
-        if step.last:
+        if not copied:
+            step.move.settle(_UNREADABLE)
+            self._fail(_UNREADABLE, fence=True)
+        elif step.last:
             step.move.settle(None)
 
     def _release(self, step: _Step) -> None:
@@ -243,9 +259,3 @@ def _pieces(rows: list[tuple[int, int, int, int]]) -> Pieces:
     return Pieces(
         np.array(local, np.uint64), np.array(remote, np.uint64), np.array(keys, np.uint32), np.array(sizes, np.int64)
     )
-
-
-def _copy(sources: npt.NDArray[np.uint64], targets: npt.NDArray[np.uint64], sizes: npt.NDArray[np.int64]) -> None:
-    """Between addresses; the GIL is free meanwhile."""
-    for source, target, size in zip(sources.tolist(), targets.tolist(), sizes.tolist()):
-        ctypes.memmove(target, source, size)
