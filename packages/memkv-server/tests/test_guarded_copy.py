@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import ctypes
+import errno
 import mmap
 from pathlib import Path
 from typing import Any
@@ -36,7 +38,7 @@ def test_both_ways(store: Any, monkeypatch: pytest.MonkeyPatch, forbidden: bool)
     if forbidden:
 
         def refused(*_: Any) -> bool:
-            guarded_copy.ctypes.set_errno(1)
+            ctypes.set_errno(errno.EPERM)
             return False
 
         monkeypatch.setattr(guarded_copy, "_by_kernel", refused)
