@@ -136,6 +136,7 @@ def test_registered_memory_that_has_a_descriptor_is_read_where_it_is(client: Any
 
 
 def test_private_memory_that_is_registered_goes_by_staging(client: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "memkv_core.transport")
     memory = bytearray(2 * MIB)
     region = client.register(memory)
     assert client.put(["k"], [memory]) == [True]

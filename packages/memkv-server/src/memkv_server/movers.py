@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from memkv_core.limits import REGIONS_MAX
 from memkv_core.places import Places, RegionRequest
-from memkv_core.regions import address_of
+from memkv_core.regions import address_of, addresses_of
 
 
 class PlaceError(Exception):
@@ -179,6 +179,8 @@ def pair(
     A view may be shorter than its parts (a GET's target had more room); what is left over is not moved.
     """
     lengths = np.fromiter((0 if view is None else len(view) for view in views), np.int64, len(views))
+    if lengths.all() and (places.counts == 1).all():  # every value is there, and in one part
+        return Pieces(addresses_of(views), remote, keys, np.minimum(places.parts["bytes"], lengths))  # type: ignore[arg-type]
     bases = np.fromiter((address_of(view) if view else 0 for view in views), np.uint64, len(views))
     value = np.repeat(np.arange(len(views)), places.counts)  # of each part
     sizes = places.parts["bytes"].astype(np.int64)

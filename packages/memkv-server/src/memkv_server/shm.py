@@ -127,28 +127,30 @@ class _Move:
         splits = np.flatnonzero((pieces.remote[1:] != ends[:-1]) | (pieces.keys[1:] != pieces.keys[:-1])) + 1
         bounds = [0, *splits.tolist(), len(vectors)]
         self._runs = [
-            (int(pieces.keys[first]), int(pieces.remote[first]), vectors[first:last])
+            (int(pieces.keys[first]), int(pieces.remote[first]), vectors[first:last], int(ends[last - 1]))
             for first, last in itertools.pairwise(bounds)
-        ][::-1]
+        ][::-1]  # (descriptor, where they begin in its file, memory of the lane, where they end)
 
     def advance(self, size_max: int) -> int:
         """Moves about so many bytes; how many it were."""
         moved = 0
         while self._runs and moved < size_max:
-            descriptor, offset, vectors = self._runs.pop()
-            some = _first(vectors, size_max - moved)
+            descriptor, offset, vectors, end = self._runs.pop()
+            some = vectors
+            if end - offset > size_max - moved or len(vectors) > IOV_MAX:
+                some = _first(vectors, size_max - moved)
             size = self._transfer(descriptor, some.ctypes.data, len(some), offset)
             if size <= 0:
                 number = ctypes.get_errno() if size else 0
                 if size < 0 and number in _INTERRUPTED:
-                    self._runs.append((descriptor, offset, vectors))
+                    self._runs.append((descriptor, offset, vectors, end))
                     continue
                 self.fail(os.strerror(number) if number else "the region is shorter than it was")
                 return moved
             moved += size
-            rest = _after(vectors, size)
-            if len(rest):
-                self._runs.append((descriptor, offset + size, rest))
+            offset += size
+            if offset < end:
+                self._runs.append((descriptor, offset, _after(vectors, size), end))
         self.settled = not self._runs
         return moved
 

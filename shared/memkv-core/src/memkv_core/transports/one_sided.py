@@ -188,9 +188,12 @@ class OneSidedTransport(TCPTransport):
         try:
             known = self.register_range(view)
         except MemKVError as error:
-            _LIMITED.warning("register", "%d bytes are not registered and go by staging: %s", view.nbytes, error)
+            self.say_unregistered(view, error)
             return Region(view)
         return _RegisteredRegion(view, self, known)
+
+    def say_unregistered(self, view: memoryview, error: MemKVError) -> None:
+        _LIMITED.warning("register", "%d bytes are not registered and go by staging: %s", view.nbytes, error)
 
     def after_fork(self) -> None:
         """Registrations are the parent's too: the child's blocks go by staging, which it has to register anew."""

@@ -96,7 +96,8 @@ class ShmTransport(OneSidedTransport):
         super().__init__(new_session, Staging(0, slot_bytes), connections=connections)
         self.local = LocalNodes()
         self._memory_bytes = slot_bytes
-        self._paths_left = max(1, staging_bytes // slot_bytes)
+        self._paths_max = max(1, staging_bytes // slot_bytes)
+        self._paths_left = self._paths_max
         self._required = required
         self._backings: dict[int, Backing] = {}
         self._sharing = threading.Lock()
@@ -105,6 +106,7 @@ class ShmTransport(OneSidedTransport):
         super().after_fork()
         self.local.after_fork()
         self._sharing = threading.Lock()
+        self._paths_left = self._paths_max
         for backing in self._backings.values():
             os.close(backing.descriptor)  # this process's copies
         self._backings = {}
@@ -261,6 +263,10 @@ class ShmTransport(OneSidedTransport):
         self.local.failed(flow.route.server, str(error))
 
     # -- regions ------------------------------------------------------------------------------------------------------
+    def say_unregistered(self, view: memoryview, error: MemKVError) -> None:
+        """Nothing is wrong: most memory is private, and servers on other hosts do not care."""
+        _LOG.log(logging.INFO, "register", "%d bytes go by staging over shm: %s", view.nbytes, error)
+
     def register_range(self, view: memoryview) -> Range:
         backing = find_backing(address_of(view), view.nbytes)
         known = super().register_range(view)
