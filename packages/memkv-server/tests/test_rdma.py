@@ -277,7 +277,7 @@ def test_a_server_that_wakes_too_late_writes_nothing(tmp_path: Path, mode: str, 
         slots = rig.transport.staging
         assert slots.free_count == slots.opened
         rig.node_verbs.devices["dev0"].thaw()
-        wait_for(lambda: len(rig.movers) == 0 or rig.transport._suspects == {})
+        wait_for(lambda: len(rig.movers) == 0 or not rig.transport._suspects)
         assert bytes(page) == b"\x55" * MIB
         again = rig.get({b"late": page})
         assert again.lengths == [MIB]
@@ -578,9 +578,10 @@ def test_a_child_of_a_fork_finds_its_own_way_back(rig: Rig) -> None:
     """It inherits a suspect and no thread to probe it; its devices and its registrations are its own."""
     rig.put(filled(rig, 1))
     rig.transport._suspect(rig.route.server)
-    rig.transport._closed.set()  # this process's prober ends, and probes nothing
-    wait_for(lambda: rig.transport._prober is None or not rig.transport._prober.is_alive())
-    rig.transport._closed.clear()
+    suspects = rig.transport._suspects
+    suspects.close()  # this process's prober ends, and probes nothing
+    wait_for(lambda: suspects.prober is None or not suspects.prober.is_alive())
+    suspects._closed.clear()
     rig.transport.after_fork()
     assert rig.transport.regions.ranges == {}
     assert rig.get({b"block 0": rig.page(9)}).lengths == [MIB]

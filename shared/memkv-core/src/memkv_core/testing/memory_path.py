@@ -17,8 +17,9 @@ from memkv_core.errors import RefusedError
 from memkv_core.places import Endpoint, RegionKind, RegionRequest, decode_endpoint, encode_endpoint
 from memkv_core.regions import Range
 from memkv_core.staging import Staging
+from memkv_core.transports.control_calls import ControlCall
 from memkv_core.transports.flow import Flow
-from memkv_core.transports.one_sided import READ_WRITE, ControlCall, OneSidedPath, OneSidedTransport
+from memkv_core.transports.one_sided import READ_WRITE, OneSidedPath, OneSidedTransport
 from memkv_core.transports.placing import Shelf
 from memkv_core.transports.tcp import SessionFactory
 from memkv_core.wire import Opcode

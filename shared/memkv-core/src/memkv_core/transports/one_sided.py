@@ -18,73 +18,27 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-
-from memkv_core import wire
 from memkv_core.buffers import Region
 from memkv_core.errors import MemKVError, RefusedError
 from memkv_core.log import RateLimitedLog
-from memkv_core.places import PART, Access, Places, RegionKind, RegionRequest, encode_places, encode_region
+from memkv_core.places import Access, RegionKind, RegionRequest, encode_region
 from memkv_core.regions import Range, Regions, address_of
 from memkv_core.staging import Staging
 from memkv_core.transports.base import Call, MoveCounts, Route
+from memkv_core.transports.control_calls import ControlCall, ProbeCall
 from memkv_core.transports.flow import Flow, Steps
 from memkv_core.transports.placing import PlacedCall, Shelf
+from memkv_core.transports.suspects import Suspects
 from memkv_core.transports.tcp import SessionFactory, TCPTransport
-from memkv_core.wire import ErrorCode, Flag, Opcode
+from memkv_core.wire import ErrorCode, Opcode
 
 _LOG: Final = logging.getLogger("memkv_core.transport")
 _LIMITED: Final = RateLimitedLog(_LOG)
-_PAUSE_S_MIN: Final = 0.25  # before a suspect server is probed; doubles with each failure
-_PAUSE_S_MAX: Final = 15.0
 _PROBE_S: Final = 2.0
 _SLOTS_AGAIN_S: Final = 10.0  # after memory for more slots could not be registered
-_PROBE_INTERVAL_S: Final = 0.05
 _GOES_INLINE: Final = frozenset({ErrorCode.MOVE_FAILED, ErrorCode.LIMIT_EXCEEDED, ErrorCode.UNSUPPORTED_OPCODE})
-
-
-class ControlCall:
-    """A request that is about no keys: CONNECT_RDMA, REGISTER_REGION. ``answer`` is the response's metadata.
-
-    ``descriptor`` goes along with it (Unix socket), and is the call's own: ``close`` closes it.
-    """
-
-    def __init__(self, opcode: Opcode, metadata: bytes, descriptor: int | None = None) -> None:
-        self.opcode: int = opcode
-        self.descriptor = descriptor
-        self.flags = self.kind = self.key_count = self.payload_bytes = 0
-        self.sources: list[memoryview] = []
-        self.blocks: Sequence[list[memoryview]] | None = None
-        self.response_metadata_bytes = 32
-        self.metadata = metadata
-        self.started = self.done = False
-        self.error: MemKVError | None = None
-        self.answer = b""
-
-    def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
-        self.answer = metadata
-        return []
-
-    def landed(self, received_bytes: int) -> None:
-        """Nothing comes after the metadata."""
-
-    def close(self) -> None:
-        """Idempotent."""
-        descriptor, self.descriptor = self.descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-class ProbeCall(ControlCall):
-    """A GET of a key that nobody has, into no memory: done when the server has moved nothing, over the path."""
-
-    def __init__(self) -> None:
-        places = Places(np.zeros(1, np.uint16), np.zeros(0, PART))
-        super().__init__(Opcode.GET, wire.encode_get([b"\0probe"], [0]) + encode_places(places))
-        self.flags, self.key_count = Flag.PLACED, 1
 
 
 class OneSidedPath(ABC):
@@ -135,14 +89,6 @@ class OneSidedPath(ABC):
         self.shelf.failed.clear()
 
 
-@dataclass
-class _Suspect:
-    """A server whose path was lost: when it is probed next."""
-
-    probe_at_s: float
-    pause_s: float
-
-
 class OneSidedTransport(TCPTransport):
     """See ``base.Transport``. Subclasses open paths."""
 
@@ -154,13 +100,11 @@ class OneSidedTransport(TCPTransport):
         self.regions = Regions()
         self.staging = staging
         self.moves = MoveCounts()
-        self._suspects: dict[str, _Suspect] = {}
+        self._suspects = Suspects(self._probe_path)
         self._said: set[str] = set()  # servers whose kind of path was logged
         self._counting = threading.Lock()
         self._opening = threading.Lock()
-        self._prober: threading.Thread | None = None
         self._slots_at_s = 0.0
-        self._closed = threading.Event()
 
     # -- for subclasses -----------------------------------------------------------------------------------------------
     def open_path(self, flow: Flow) -> Generator[int, int, OneSidedPath | None]:
@@ -202,10 +146,10 @@ class OneSidedTransport(TCPTransport):
         self.staging = self.staging.renewed()
         self._counting = threading.Lock()
         self._opening = threading.Lock()
-        self._prober = None
+        self._suspects.after_fork()
 
     def close(self) -> None:
-        self._closed.set()
+        self._suspects.close()
         super().close()
 
     # -- exchanges ----------------------------------------------------------------------------------------------------
@@ -299,11 +243,7 @@ class OneSidedTransport(TCPTransport):
             flow.path = None
         server = flow.route.server
         opened: OneSidedPath | None = None
-        if server in self._suspects:
-            if self._prober is None:  # in the child of a fork, or it could not be started
-                with self._counting:
-                    self._start_prober()
-        else:
+        if server not in self._suspects:
             try:
                 opened = yield from self.open_path(flow)
             except RefusedError as error:
@@ -323,51 +263,17 @@ class OneSidedTransport(TCPTransport):
             else:
                 _LOG.info("transport server=%s blocks by tcp: the server offers no %s", server, self.name)
 
-    # -- suspects -----------------------------------------------------------------------------------------------------
     def _suspect(self, server: str) -> None:
         """Its calls go inline until a probe has seen something moved."""
-        with self._counting:
-            known = self._suspects.get(server)
-            pause_s = _PAUSE_S_MIN if known is None else min(2 * known.pause_s, _PAUSE_S_MAX)
-            self._suspects[server] = _Suspect(time.monotonic() + pause_s, pause_s)
-            self._start_prober()
+        self._suspects.add(server)
 
-    def _start_prober(self) -> None:
-        """With the lock held."""
-        if self._closed.is_set() or (self._prober is not None and self._prober.is_alive()):
-            return
-        self._prober = threading.Thread(target=self._probe_suspects, name="memkv-path-probe", daemon=True)
-        try:
-            self._prober.start()
-        except RuntimeError as error:
-            _LIMITED.warning("prober", "the probing thread cannot be started: %s", error)
-            self._prober = None  # no more threads: the next call tries again
-
-    def _probe_suspects(self) -> None:
-        """Probes suspect servers until none is left; then the thread ends."""
-        while not self._closed.wait(_PROBE_INTERVAL_S):
-            now_s = time.monotonic()
-            for server in [server for server, suspect in self._suspects.items() if now_s >= suspect.probe_at_s]:
-                try:
-                    self._probe_path(server)
-                except Exception:  # noqa: BLE001 -- else the thread would end, and with it the way back
-                    _LOG.exception("probing the path to %s failed", server)
-                    self._suspect(server)
-            with self._counting:
-                if not self._suspects:
-                    self._prober = None
-                    return
-
-    def _probe_path(self, server: str) -> None:
-        """A path and one move over it; the flow is then in the pool for whoever comes next."""
+    def _probe_path(self, server: str) -> bool:
+        """Whether there is a path, and something was moved over it; the flow is in the pool for whoever comes next."""
         call = ProbeCall()
         self.run([(Route(server, 0), [call])], time.monotonic() + _PROBE_S)
         if call.done:
-            with self._counting:
-                del self._suspects[server]
             _LOG.info("transport server=%s blocks by %s again", server, self.name)
-        else:
-            self._suspect(server)
+        return call.done
 
     # -- regions ------------------------------------------------------------------------------------------------------
     def _open_slots(self, path: OneSidedPath, placed: Sequence[Call]) -> None:

@@ -24,8 +24,9 @@ from memkv_core.places import Endpoint as EndpointRecord
 from memkv_core.regions import Range, address_of
 from memkv_core.staging import Staging
 from memkv_core.transports import verbs
+from memkv_core.transports.control_calls import ControlCall
 from memkv_core.transports.flow import Flow
-from memkv_core.transports.one_sided import READ_WRITE, ControlCall, OneSidedPath, OneSidedTransport
+from memkv_core.transports.one_sided import READ_WRITE, OneSidedPath, OneSidedTransport
 from memkv_core.transports.placing import Shelf
 from memkv_core.transports.rail import OpenRail, Rail
 from memkv_core.transports.tcp import SessionFactory

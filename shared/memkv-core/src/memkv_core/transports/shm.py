@@ -30,9 +30,10 @@ from memkv_core.regions import Range, Regions, address_of
 from memkv_core.shared_memory import SharedMemory
 from memkv_core.staging import Staging
 from memkv_core.transports.base import Call, Route
+from memkv_core.transports.control_calls import ControlCall
 from memkv_core.transports.flow import Flow, Steps
 from memkv_core.transports.local_nodes import LocalNodes
-from memkv_core.transports.one_sided import READ_WRITE, ControlCall, OneSidedPath, OneSidedTransport
+from memkv_core.transports.one_sided import READ_WRITE, OneSidedPath, OneSidedTransport
 from memkv_core.transports.placing import Shelf
 from memkv_core.transports.tcp import SessionFactory, _Task
 from memkv_core.wire import Opcode
