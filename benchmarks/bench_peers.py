@@ -37,11 +37,10 @@ def main() -> None:
     pythons = dict(word.split("=", 1) for word in given.python)
     contenders = {name: python_of(ENTRIES[name].environment, pythons) for name in given.only or ENTRIES}
     given.out.mkdir(parents=True, exist_ok=True)
+    shapes = [shape for shape in SHAPES if not given.kib or shape.block_bytes >> 10 in given.kib]
+    figures = run(contenders, shapes, given.rounds, say=lambda line: print(line, file=sys.stderr, flush=True))
     failed: set[str] = set()
-    for shape in SHAPES:
-        if given.kib and shape.block_bytes >> 10 not in given.kib:
-            continue
-        figures = run(contenders, [shape], given.rounds, say=lambda line: print(line, file=sys.stderr, flush=True))
+    for shape in shapes:
         by_name = {name: by_size[shape.block_bytes] for name, by_size in figures.items()}
         peers_report.save(given.out, shape, by_name, f"nox -s bench-peers -- --rounds {given.rounds}")
         print(peers_report.table(shape, by_name), flush=True)
