@@ -14,9 +14,10 @@ from memkv_core import auth, digests, handshake, wire
 from memkv_core.session import Session
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode, Status
 from memkv_server import limits
-from memkv_server.connection import Connection, LaneContext, Phase
+from memkv_server.connection import Connection, Phase
 from memkv_server.engine import open_engine
 from memkv_server.handler import Handler
+from memkv_server.lane_context import LaneContext
 
 KEY = bytes(range(32))
 MIB = 1024 * 1024
@@ -193,7 +194,7 @@ def test_a_large_lookup_and_the_buffer_after_it(peer: Peer) -> None:
     keys = [b"key-%060d" % number for number in range(4096)]
     peer.send(peer.session.seal(Opcode.LOOKUP, count=4096, metadata=wire.encode_keys(keys)))
     assert peer.read_frame()[1] == bytes(4)
-    assert len(peer.connection._buffer) <= limits.HEAD_BYTES
+    assert peer.connection._inbound.buffer_bytes <= limits.HEAD_BYTES
     assert peer.put({b"after": b"it"}) == bytes([Status.HIT])
 
 

@@ -18,7 +18,6 @@ engine's views. What came along with a frame's head (at most READ_AHEAD_BYTES) i
 
 from __future__ import annotations
 
-import array
 import contextlib
 import json
 import logging
@@ -26,15 +25,12 @@ import select
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
-from memkv_core import handshake, wire
+from memkv_core import wire
 from memkv_core._version import __version__
-from memkv_core.auth import Keyring
-from memkv_core.buffers import Cursor
 from memkv_core.errors import AuthError, RemoteProtocolError, StorageError
 from memkv_core.limits import VALUE_BYTES_MAX
 from memkv_core.log import RateLimitedLog
@@ -42,19 +38,18 @@ from memkv_core.same_host import host_digest
 from memkv_core.session import Session
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode
 from memkv_server import limits
-from memkv_server.engine.base import Engine, Namespace, ReadBatch, Reservation
+from memkv_server.engine.base import Namespace, ReadBatch, Reservation
 from memkv_server.events import limited_event
-from memkv_server.handler import Handler, Response, refuse
+from memkv_server.handler import Response, refuse
+from memkv_server.inbound import Inbound
 from memkv_server.intake import Intake
+from memkv_server.lane_context import LaneContext
 from memkv_server.movers import MoverSource, MoverUnavailableError
+from memkv_server.outbox import Outbox
 from memkv_server.placed import PlacedPut, Placements
-from memkv_server.shm import ShmMover, close_all
+from memkv_server.shm import ShmMover
 
 _LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.connection"))
-
-
-_DESCRIPTOR_BYTES: Final = array.array("i").itemsize
-_ANCILLARY_BYTES: Final = socket.CMSG_SPACE(limits.DESCRIPTORS_MAX * _DESCRIPTOR_BYTES)
 
 
 class Phase(Enum):
@@ -65,37 +60,6 @@ class Phase(Enum):
     FRAMES = auto()
     PAYLOAD = auto()
     CLOSED = auto()
-
-
-@dataclass(slots=True)
-class LaneContext:
-    """What a lane's connections share."""
-
-    handler: Handler
-    keyring: Keyring
-    lane: int
-    lane_count: int
-    shm: Mapping[str, str] | None = None  # the node's Unix socket and name; None: it has no such socket
-    drain: memoryview = field(default_factory=lambda: memoryview(bytearray(limits.DRAIN_BYTES)))
-    draining: bool = False
-    crowded: Callable[[], bool] = lambda: False
-    waiting: set[Connection] = field(default_factory=set)  # those with answers that wait for the drive or for a move
-    rdma: MoverSource | None = None
-    moving: bool = False  # a connection has more to move itself: the loop must not sleep
-    errors: dict[str, int] = field(
-        default_factory=lambda: {"auth": 0, "protocol": 0, "identity": 0, "stalled": 0, "lost": 0, "internal": 0}
-    )
-
-    @property
-    def engine(self) -> Engine:
-        return self.handler.engine
-
-
-@dataclass(slots=True)
-class _Output:
-    cursor: Cursor
-    read: ReadBatch | None
-    response: Response | None = None  # to be told when it is sent
 
 
 class Connection:
@@ -113,19 +77,16 @@ class Connection:
         self.progress_s = now_s
         self._local = context.shm is not None and sock.family == socket.AF_UNIX
         self.transport = "shm" if self._local else "tcp"
-        self._descriptors: list[int] = []  # that came along and have not been claimed yet
         self._context = context
         self._session = Session.server(context.keyring)
-        self._buffer = bytearray(limits.HEAD_BYTES)
-        self._buffer[: len(prefix)] = prefix
-        self._have = len(prefix)
-        self._header: Header | None = None
+        self._inbound = Inbound(sock, prefix, local=self._local)
+        self._header: Header | None = None  # of the PUT whose payload comes
         self._payload: Intake | None = None
         self._reservation: Reservation | None = None
         self._put_begun_s = 0.0
         self._placements: Placements | None = None
         self._puts: deque[PlacedPut] = deque()  # whose values are on their way here
-        self._outputs: list[_Output] = []
+        self._outbox = Outbox(sock, context.engine.release)
         self._pending: deque[tuple[int, int, Response]] = deque()  # opcode, request id, answer: what waits
         self._closing = False  # once the outputs are sent
 
@@ -136,18 +97,18 @@ class Connection:
 
     @property
     def mask(self) -> int:
-        if self._outputs:
+        if self._outbox:
             return select.EPOLLOUT
         return 0 if self._crowded else select.EPOLLIN
 
     @property
     def bulk(self) -> bool:
         """In the middle of a payload, in or out: served after those that ask for little."""
-        return bool(self._outputs) or self._payload is not None
+        return bool(self._outbox) or self._payload is not None
 
     @property
     def idle(self) -> bool:
-        return self.phase is Phase.FRAMES and not (self._outputs or self._pending or self._puts or self._have)
+        return self.phase is Phase.FRAMES and not (self._outbox or self._pending or self._puts) and self._inbound.empty
 
     @property
     def moves_by(self) -> str:
@@ -162,7 +123,7 @@ class Connection:
     @property
     def activity(self) -> str:
         """What it is doing, in one word: a value of the metrics."""
-        if self._outputs:
+        if self._outbox:
             return "sending"
         if self._payload is not None or self._puts:
             return "receiving"
@@ -178,7 +139,7 @@ class Connection:
     @property
     def _is_next_a_placed_put(self) -> bool:
         """As far as is known."""
-        header = self._header
+        header = self._inbound.header
         return header is None or (header.opcode == Opcode.PUT and bool(header.flags & Flag.PLACED))
 
     def on_event(self, now_s: float) -> None:
@@ -198,7 +159,7 @@ class Connection:
         return True
 
     def _turn(self) -> None:
-        if self._outputs:
+        if self._outbox:
             self._send()
             self._consume()
         elif self.phase is Phase.PAYLOAD:
@@ -253,7 +214,7 @@ class Connection:
 
     def check(self, now_s: float) -> None:
         """Closes a peer that left a handshake or a frame unfinished for too long."""
-        if (self._pending or self._puts) and not self._outputs:
+        if (self._pending or self._puts) and not self._outbox:
             return  # it is the drive that is waited for, or what moves
         bound_s = limits.HANDSHAKE_S if self.phase in (Phase.HELLO, Phase.PROOF) else limits.STALL_S
         if not self.idle and now_s - self.progress_s > bound_s:
@@ -268,7 +229,7 @@ class Connection:
             return
         self.phase = Phase.CLOSED
         reservations = [self._reservation, *(put.reservation for put in self._puts)]
-        reads = [output.read for output in self._outputs] + [response.read for _, _, response in self._pending]
+        reads = [*self._outbox.clear(), *(response.read for _, _, response in self._pending)]
         for _, _, response in self._pending:
             if response.reading is not None:
                 response.reading.abandon()
@@ -288,11 +249,10 @@ class Connection:
             give_back()
         else:
             self._placements.close(give_back)  # not before nothing moves to or from it any more
-        self._outputs.clear()
         self._pending.clear()
         self._context.waiting.discard(self)
         self._payload = None
-        close_all(self._descriptors)
+        self._inbound.close()
         self._session.close()
         self.sock.close()
 
@@ -309,67 +269,34 @@ class Connection:
     # -- in -----------------------------------------------------------------------------------------------------------
     def _receive(self) -> None:
         need = self._need()
-        ahead = max(need, min(limits.READ_AHEAD_BYTES, len(self._buffer)))
-        if ahead > len(self._buffer):
-            self._buffer.extend(bytes(ahead - len(self._buffer)))
-        if self._have < need:
-            receive = self._receive_local if self._local else self.sock.recv_into
+        if not self._inbound.has(need):
             try:
-                size = receive(memoryview(self._buffer)[self._have : ahead])
+                size = self._inbound.receive(need)
             except BlockingIOError:
                 return
             if not size:
-                if self._have:
+                if not self._inbound.empty:
                     raise ConnectionResetError("closed in the middle of a frame")
                 self.close()
                 return
-            self._have += size
         self._consume()
 
-    def _receive_local(self, target: memoryview) -> int:
-        """As ``recv_into``, and keeps the descriptors that come along: each goes to the next region of its kind."""
-        size, ancillary, flags, _ = self.sock.recvmsg_into([target], _ANCILLARY_BYTES, socket.MSG_CMSG_CLOEXEC)
-        for level, kind, data in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                received = array.array("i", data[: len(data) - len(data) % _DESCRIPTOR_BYTES])
-                self._descriptors.extend(received)
-        if flags & socket.MSG_CTRUNC or len(self._descriptors) > limits.DESCRIPTORS_MAX:
-            raise RemoteProtocolError("more descriptors than a client may send at once")
-        return size
-
-    def _claim(self) -> int | None:
-        """The descriptor that came with the frame that is being handled."""
-        return self._descriptors.pop(0) if self._descriptors else None
-
     def _need(self) -> int:
-        """How many bytes the next step takes; a frame's first need is its header."""
-        if self.phase is Phase.FRAMES:
-            if self._have < wire.HEADER_BYTES:
-                return wire.HEADER_BYTES
-            if self._header is None:
-                self._header = wire.decode_header(self._buffer)
-            return wire.HEADER_BYTES + self._header.metadata_bytes + wire.TAG_BYTES
-        if self._have < handshake.PREFIX_BYTES:
-            return handshake.PREFIX_BYTES
-        return handshake.PREFIX_BYTES + handshake.decode_prefix(self._buffer).body_bytes
+        return self._inbound.frame_need() if self.phase is Phase.FRAMES else self._inbound.handshake_need()
 
     def _consume(self) -> None:
         """Handles every frame that is whole, until output is pending or a payload begins."""
-        while not self.closed and not self._outputs and not self._crowded and self.phase is not Phase.PAYLOAD:
+        while not self.closed and not self._outbox and not self._crowded and self.phase is not Phase.PAYLOAD:
             need = self._need()
-            if self._have < need or self._crowded:  # it is known only now what the next frame is
+            if not self._inbound.has(need) or self._crowded:  # it is known only now what the next frame is
                 return
-            message = bytes(self._buffer[:need])
-            self._buffer[: self._have - need] = self._buffer[need : self._have]
-            self._have -= need
-            if len(self._buffer) > limits.HEAD_BYTES >= self._have:
-                del self._buffer[limits.HEAD_BYTES :]
+            message = self._inbound.take(need)
             if self.phase is Phase.HELLO:
                 self._hello(message)
             elif self.phase is Phase.PROOF:
                 self._proof(message)
             else:
-                header, self._header = self._header, None
+                header, self._inbound.header = self._inbound.header, None
                 assert header is not None
                 self._frame(header, message)
 
@@ -450,7 +377,7 @@ class Connection:
         self._header = header
         self._payload = Intake(self._reservation, lengths, self._context.drain)
         self.phase = Phase.PAYLOAD
-        self._take_read_ahead(self._payload)
+        self._inbound.pour(self._payload)
         if not self._payload.left:
             self._end_put()
 
@@ -462,7 +389,7 @@ class Connection:
         if header.opcode == Opcode.CONNECT_RDMA and not self._local:
             response = self._connect(self._context.rdma, "rdma", metadata)
         elif placements is not None and header.opcode == Opcode.REGISTER_REGION:
-            response = placements.register(metadata, self._claim)
+            response = placements.register(metadata, self._inbound.claim)
         elif placements is not None and header.opcode == Opcode.GET:
             assert self.namespace is not None
             response = self._context.handler.handle(
@@ -501,18 +428,6 @@ class Connection:
     def _end_placed_put(self, put: PlacedPut) -> None:
         assert self._placements is not None
         self._respond(put.header.opcode, put.header.request_id, self._placements.end_put(put))
-
-    def _take_read_ahead(self, payload: Intake) -> None:
-        """The part of the payload that was read along with the frame's head."""
-        taken = 0
-        while taken < self._have and payload.left:
-            target = payload.window()[0]
-            size = min(self._have - taken, len(target))
-            target[:size] = self._buffer[taken : taken + size]
-            taken += size
-            payload.advance(size)
-        self._buffer[: self._have - taken] = self._buffer[taken : self._have]
-        self._have -= taken
 
     def _receive_payload(self) -> None:
         payload = self._payload
@@ -558,35 +473,18 @@ class Connection:
             request_id=request_id,
         )
         sent = 0
-        if response.read is None and not self._outputs:  # a small answer: mostly the socket takes it whole
-            try:
-                sent = self.sock.send(sealed)
-            except BlockingIOError:
-                sent = 0
+        if response.read is None and not self._outbox:
+            sent = self._outbox.send_whole(sealed)
             if sent == len(sealed) and not self._closing:
                 response.sent()
                 return
         self._queue([memoryview(sealed)[sent:], *response.views], response.read, response)
 
     def _queue(self, views: list[memoryview], read: ReadBatch | None, response: Response | None = None) -> None:
-        self._outputs.append(_Output(Cursor(views), read, response))
+        self._outbox.add(views, read, response)
         self._send()
 
     def _send(self) -> None:
-        for _ in range(limits.SENDS_PER_TURN):
-            if not self._outputs:
-                break
-            output = self._outputs[0]
-            try:
-                output.cursor.advance(self.sock.sendmsg(output.cursor.window()))
-            except BlockingIOError:
-                return
-            if output.cursor.left:
-                continue
-            del self._outputs[0]
-            if output.read is not None:
-                self._context.engine.release(output.read)
-            if output.response is not None:
-                output.response.sent()
-        if not self._outputs and self._closing:
+        self._outbox.send()
+        if not self._outbox and self._closing:
             self.close()

@@ -29,12 +29,13 @@ from memkv_core.errors import MemKVError
 from memkv_core.log import protect
 from memkv_core.transports.library import load_verbs
 from memkv_server import limits, logs, operations
-from memkv_server.connection import Connection, LaneContext
+from memkv_server.connection import Connection
 from memkv_server.engine import DriveSet
 from memkv_server.engine.account import Rules
 from memkv_server.engine.base import Engine
 from memkv_server.engine.durability import Level
 from memkv_server.handler import Handler
+from memkv_server.lane_context import LaneContext
 from memkv_server.movers import MoverSource
 from memkv_server.rdma import RdmaSource
 
