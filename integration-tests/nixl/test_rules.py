@@ -37,6 +37,40 @@ def test_a_handle_is_posted_again(rig: Rig, client: Client, keys: KEYS) -> None:
     rig.deregister(registered, buffer)
 
 
+def test_a_handle_is_posted_while_it_is_under_way(cluster: Cluster, rig: Rig, keys: KEYS) -> None:
+    names, source = keys(8), random_blocks(8, 1000)
+    registered, ids = rig.register(names, 1000)
+    buffer = rig.register_buffer(source)
+    handle = rig.prepare("WRITE", rows(source), whole(ids, 1000))
+    with cluster.frozen(0), cluster.frozen(1):
+        state = rig.agent.transfer(handle)
+        assert state == "PROC"
+        with pytest.raises(load_api(build()).nixlBind.nixlRepostActiveError):
+            rig.agent.transfer(handle)
+    assert rig.finish(handle, state) == "DONE"
+    assert rig.exists(names) == [True] * 8
+    rig.agent.release_xfer_handle(handle)
+    rig.deregister(registered, buffer)
+
+
+def test_the_verdict_comes_when_all_objects_have_settled(rig: Rig, keys: KEYS) -> None:
+    """One that is missing is known at once, while the others are still being read into the caller's memory."""
+    names, source = keys(33), random_blocks(33, 2 * MIB)
+    rig.write(names[:32], source[:32])
+    for order in (names, names[::-1]):
+        target = np.zeros_like(source)
+        registered, ids = rig.register(order, 2 * MIB)
+        buffer = rig.register_buffer(target)
+        with pytest.raises(load_api(build()).nixlBind.nixlNotFoundError):
+            rig.run("READ", rows(target), whole(ids, 2 * MIB))
+        target[:] = POISON
+        again = np.zeros_like(source[:32])
+        rig.read(names[:32], again)  # over the same threads and servers: what was under way has passed by
+        assert np.array_equal(source[:32], again)
+        assert (target == POISON).all()
+        rig.deregister(registered, buffer)
+
+
 def test_a_read_is_posted_again_after_a_miss(rig: Rig, client: Client, keys: KEYS) -> None:
     names, source = keys(2), random_blocks(2, 1000)
     target = np.zeros_like(source)

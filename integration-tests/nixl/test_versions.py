@@ -25,11 +25,11 @@ def test_versions_agree() -> None:
 
 
 @pytest.mark.skipif(OTHER is not None, reason="this is the run on another version")
-@pytest.mark.parametrize("name", ["test_transfers.py", "test_rules.py", "test_vtable.py", "test_creation.py"])
+@pytest.mark.parametrize("name", ["transfers", "rules", "sharing", "first_contact", "vtable", "creation", "command"])
 def test_on_the_oldest_version(name: str) -> None:
     version = engine()["oldest"]
     assert folder_of(version).is_dir(), "prepare.py makes it"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / name)]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / f"test_{name}.py")]
     environment = {**os.environ, "PYTHONPATH": str(folder_of(version)), "NIXL_TESTED_VERSION": version}
     ran = subprocess.run(
         command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, timeout=170, check=False

@@ -44,6 +44,11 @@ class Cluster:
         nodes = json.loads(self._memkv("admin", "status", "--json"))["nodes"]
         return sum(int(node["storage"]["records"]) for node in nodes)
 
+    def requests(self, operation: str) -> list[int]:
+        """How many frames of an operation (``exists``, ``put``, ...) each node has answered."""
+        nodes = json.loads(self._memkv("admin", "status", "--json"))["nodes"]
+        return [sum(int(lane["ops"][operation]["requests"]) for lane in node["lanes"]) for node in nodes]
+
     def processes(self, node: int = 0) -> list[psutil.Process]:
         """A node's supervisor and its lanes."""
         supervisor = psutil.Process(self.nodes[node]["pid"])

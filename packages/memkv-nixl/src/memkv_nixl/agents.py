@@ -21,7 +21,7 @@ from memkv_nixl._compat import NixlBuild, load_api
 
 Blocks = npt.NDArray[np.uint8]  # shape (blocks, bytes of a block), contiguous
 
-_POLL_S: Final = 20e-6  # the core is left to those who move the bytes
+_POLL_S: Final = 100e-6  # as sglang polls; the core is left to those who move the bytes
 
 
 A = TypeVar("A", bound="Agent")
