@@ -36,6 +36,7 @@ from memkv_core.limits import VALUE_BYTES_MAX
 from memkv_core.log import RateLimitedLog
 from memkv_core.same_host import host_digest
 from memkv_core.session import Session
+from memkv_core.wakeups import Wakeups
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode
 from memkv_server import limits
 from memkv_server.engine.base import Namespace, ReadBatch, Reservation
@@ -80,6 +81,7 @@ class Connection:
         self._context = context
         self._session = Session.server(context.keyring)
         self._inbound = Inbound(sock, prefix, local=self._local)
+        self._wakeups = Wakeups(sock)
         self._header: Header | None = None  # of the PUT whose payload comes
         self._payload: Intake | None = None
         self._reservation: Reservation | None = None
@@ -378,7 +380,9 @@ class Connection:
         self._payload = Intake(self._reservation, lengths, self._context.drain)
         self.phase = Phase.PAYLOAD
         self._inbound.pour(self._payload)
-        if not self._payload.left:
+        if self._payload.left:
+            self._wakeups.expect(self._payload.left)
+        else:
             self._end_put()
 
     def _placed_frame(self, header: Header, metadata: bytes) -> None:
@@ -439,6 +443,7 @@ class Connection:
         if not size:
             raise ConnectionResetError("closed in the middle of a payload")
         payload.advance(size)
+        self._wakeups.expect(payload.left)
         if payload.left:
             payload.verify()
         else:

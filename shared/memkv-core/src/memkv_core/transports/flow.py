@@ -25,6 +25,7 @@ from memkv_core.errors import ConnectError, DisconnectedError, MemKVError, Refus
 from memkv_core.session import Session, remedy_of
 from memkv_core.transports.base import Call, Route
 from memkv_core.transports.resolve import Resolved
+from memkv_core.wakeups import Wakeups
 
 Steps = Generator[int, int, None]  # yields what to poll for, is sent what is ready
 
@@ -78,6 +79,7 @@ class Flow:
         self._sock.setblocking(False)
         if connected is None:
             self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._wakeups = Wakeups(self._sock)
         self._head = bytearray(_HEAD_BYTES)
         self._have = 0  # bytes of the next frame's head that are in _head already
         self._next_request_id = 0
@@ -297,6 +299,7 @@ class Flow:
             try:
                 size = self._sock.recvmsg_into(cursor.window())[0]
             except BlockingIOError:
+                self._wakeups.expect(cursor.left)
                 yield select.POLLIN
                 continue
             except OSError as error:
@@ -307,7 +310,9 @@ class Flow:
             call.landed(total - cursor.left)
             receives += 1
             if receives % _RECEIVES_PER_STEP == 0 and cursor.left:
+                self._wakeups.expect(cursor.left)
                 yield select.POLLIN  # other flows of this call have their turn
+        self._wakeups.expect(0)
         if not receives:
             call.landed(total)
 
