@@ -78,6 +78,14 @@ class PyverbsVerbs:
             raise
 
 
+def close_raw(modules: Modules, raw: Any, name: str) -> None:
+    """VerbsError where the device refuses."""
+    try:
+        raw.close()
+    except modules.error as error:
+        raise verbs.VerbsError(f"{name} cannot be closed: {error}") from error
+
+
 def _device_of(raw: Any, spec: verbs.DeviceSpec) -> verbs.Device:
     attributes = raw.query_device()
     found = [raw.query_port(number) for number in range(1, attributes.phys_port_cnt + 1)]
@@ -155,10 +163,7 @@ class PyverbsContext:
             domain.close()
         for queue in list(self.queues):
             queue.close()
-        try:
-            self.raw.close()
-        except self.modules.error as error:
-            raise verbs.VerbsError(f"{self.device.name} cannot be closed: {error}") from error
+        close_raw(self.modules, self.raw, self.device.name)
 
     def after_fork(self) -> None:
         """Nothing of it is ever destroyed here: each object gets a reference that nobody gives back."""
@@ -230,8 +235,8 @@ class PyverbsQueue:
             self._context.queues.discard(self)
             for endpoint in list(self.endpoints):
                 endpoint.close()
-            self.raw.close()
-            self._channel.close()
+            for raw in (self.raw, self._channel):
+                close_raw(self._context.modules, raw, "a completion queue")
 
     def abandon(self) -> list[Any]:
         """In the child of a fork: the objects to keep."""
@@ -296,7 +301,7 @@ class PyverbsDomain:
         for region in list(self.regions):
             region.close()
         self.context.domains.discard(self)
-        self.raw.close()
+        close_raw(self.context.modules, self.raw, "a protection domain")
 
     def abandon(self) -> list[Any]:
         """In the child of a fork: the objects to keep."""
@@ -321,9 +326,6 @@ class PyverbsRegion:
     def close(self) -> None:
         """As ``MemoryRegion.close``."""
         if self in self._domain.regions:
-            try:
-                self.raw.close()
-            except self._domain.context.modules.error as error:
-                raise verbs.VerbsError(f"{self.size_bytes} bytes cannot be deregistered: {error}") from error
+            close_raw(self._domain.context.modules, self.raw, f"a region of {self.size_bytes} bytes")
             self._domain.regions.discard(self)
             self._kept = None
