@@ -47,8 +47,9 @@ class HiCache:
         return int(self._store.exists(keys[0])) if len(keys) == 1 else int(self._store.batch_exists(keys))
 
     def forget(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            for path in Path(self._folder.name).glob(f"{key}*"):
+        gone = set(keys)
+        for path in Path(self._folder.name).iterdir():
+            if path.name.split("_")[0] in gone:
                 path.unlink()
 
     def close(self) -> None:
