@@ -437,7 +437,7 @@ class Connection:
         payload = self._payload
         assert payload is not None
         try:
-            size = self.sock.recvmsg_into(payload.window())[0]
+            size = self.sock.recvmsg_into(payload.window(self._context.turn_bytes))[0]
         except BlockingIOError:
             return
         if not size:
@@ -490,6 +490,6 @@ class Connection:
         self._send()
 
     def _send(self) -> None:
-        self._outbox.send()
+        self._outbox.send(self._context.turn_bytes)
         if not self._outbox and self._closing:
             self.close()

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from memkv_core.buffers import Cursor
+from memkv_core.limits import WINDOW_BYTES
 from memkv_server.engine.base import Reservation
 
 
@@ -38,9 +39,9 @@ class Intake:
         """Bytes that are still to come."""
         return self._cursor.left
 
-    def window(self) -> list[memoryview]:
-        """Where they go, for one receive."""
-        return self._cursor.window()
+    def window(self, size_max: int = WINDOW_BYTES) -> list[memoryview]:
+        """Where they go, for one receive of about ``size_max`` at most."""
+        return self._cursor.window(size_max)
 
     def advance(self, size: int) -> None:
         """``size`` bytes of the window have come."""

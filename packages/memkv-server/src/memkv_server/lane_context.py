@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from memkv_core.auth import Keyring
+from memkv_core.limits import WINDOW_BYTES
 from memkv_server import limits
 from memkv_server.engine.base import Engine
 from memkv_server.handler import Handler
@@ -28,6 +29,7 @@ class LaneContext:
     shm: Mapping[str, str] | None = None  # the node's Unix socket and name; None: it has no such socket
     drain: memoryview = field(default_factory=lambda: memoryview(bytearray(limits.DRAIN_BYTES)))
     draining: bool = False
+    turn_bytes: int = WINDOW_BYTES  # moved by one system call; less while others have something to do as well
     crowded: Callable[[], bool] = lambda: False
     waiting: set[Connection] = field(default_factory=set)  # those with answers that wait for the drive or for a move
     rdma: MoverSource | None = None

@@ -16,6 +16,7 @@ SENDS_PER_TURN: Final = 2  # system calls for one connection before the others h
 TURN_BYTES: Final = 4 * MIB  # that a lane moves itself for one connection before the others have their turn
 DESCRIPTORS_MAX: Final = 8  # of one connection that have come and wait for their region
 SHM_REGIONS_MAX: Final = 64  # of one connection; each keeps a descriptor open
+CROWDED_TURN_BYTES: Final = 512 * KIB  # of one of them, where several connections have something to do: 0.1 ms
 PENDING_MAX: Final = 32  # answers of one connection that wait for the drive; then nothing more is read from it
 CONNECTIONS_MAX: Final = 8192
 HANDSHAKE_S: Final = 5.0

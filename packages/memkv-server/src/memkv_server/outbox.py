@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from memkv_core.buffers import Cursor
+from memkv_core.limits import WINDOW_BYTES
 from memkv_server import limits
 from memkv_server.engine.base import ReadBatch
 from memkv_server.handler import Response
@@ -44,14 +45,17 @@ class Outbox:
     def add(self, views: list[memoryview], read: ReadBatch | None, response: Response | None) -> None:
         self._outputs.append(_Output(Cursor(views), read, response))
 
-    def send(self) -> None:
-        """A turn of sending, until the socket takes no more. Raises OSError where the connection is lost."""
+    def send(self, size_max: int = WINDOW_BYTES) -> None:
+        """A turn of sending, until the socket takes no more; about ``size_max`` bytes a system call at most.
+
+        Raises OSError where the connection is lost.
+        """
         for _ in range(limits.SENDS_PER_TURN):
             if not self._outputs:
                 break
             output = self._outputs[0]
             try:
-                output.cursor.advance(self._sock.sendmsg(output.cursor.window()))
+                output.cursor.advance(self._sock.sendmsg(output.cursor.window(size_max)))
             except BlockingIOError:
                 return
             if output.cursor.left:

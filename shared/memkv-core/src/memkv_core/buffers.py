@@ -92,14 +92,16 @@ class Cursor:
         self._window_bytes = limits.WINDOW_BYTES
         self.left = self._ends[-1] if views else 0
 
-    def window(self) -> list[memoryview]:
+    def window(self, size_max: int = limits.WINDOW_BYTES) -> list[memoryview]:
         """What comes next, for one sendmsg or recvmsg_into.
 
-        Twice what was moved last, and WINDOW_BYTES at most: each view handed over costs some 60 ns, moved or not.
+        Twice what was moved last, and about ``size_max`` at most: each view handed over costs some 60 ns, moved or
+        not. A single view may be longer.
         """
-        if self.left <= self._window_bytes:
+        size = min(self._window_bytes, size_max)
+        if self.left <= size:
             return self._views[self._at : self._at + limits.IOV_MAX]
-        until = bisect_left(self._ends, self._done + self._window_bytes, self._at) + 1
+        until = bisect_left(self._ends, self._done + size, self._at) + 1
         return self._views[self._at : min(until, self._at + limits.IOV_MAX)]
 
     def advance(self, size: int) -> None:
