@@ -21,7 +21,7 @@ _ONE_THREAD: Final = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENB
 
 @dataclass(frozen=True)
 class Shape:
-    """A batch. ``sets`` batches are put and then read in a round."""
+    """A batch. ``sets`` batches are put and then read in a round, fewer where that takes long."""
 
     block_bytes: int
     block_count: int
@@ -59,9 +59,8 @@ class Figures:
 
     def add(self, answer: Mapping[str, Any], shape: Shape) -> None:
         """A round's answer."""
-        moved = shape.batch_bytes * shape.sets
-        self.put_bytes_per_s.append(moved / sum(answer["put_s"]))
-        self.get_bytes_per_s.append(moved / sum(answer["get_s"]))
+        for speeds, seconds in ((self.put_bytes_per_s, answer["put_s"]), (self.get_bytes_per_s, answer["get_s"])):
+            speeds.append(shape.batch_bytes * len(seconds) / sum(seconds))
         self.exists_s.append(_median(answer["exists_s"]))
         self.one_s.append(_median(answer["one_s"]))
         self.verified_bytes += answer["verified_bytes"]

@@ -75,6 +75,13 @@ def test_each_batch_of_a_round_holds_other_bytes(monkeypatch: pytest.MonkeyPatch
     assert "other bytes came back" in last["error"]
 
 
+def test_a_slow_contender_does_fewer_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_PUT_S_MAX", 0.0)
+    shape = {"do": "shape", "block_bytes": 4096, "block_count": 8}
+    *_, answer = talk(monkeypatch, Memmove, shape, {"do": "round", "sets": 3, "questions": 5})
+    assert (len(answer["put_s"]), len(answer["get_s"]), answer["verified_bytes"]) == (1, 1, 8 * 4096)
+
+
 def test_processes_take_turns_and_one_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     names = {"memmove": sys.executable, "lmcache": sys.executable}  # no LMCache in this environment
