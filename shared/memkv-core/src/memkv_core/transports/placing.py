@@ -115,12 +115,22 @@ def _lay_out_mixed(
 class Shelf:
     """What the calls on one path share: where memory is registered, the staging, and what is under way."""
 
-    def __init__(self, regions: Regions, staging: Staging, *, puts_direct: bool, gets_direct: bool, depth: int) -> None:
+    def __init__(
+        self,
+        regions: Regions,
+        staging: Staging,
+        *,
+        puts_direct: bool,
+        gets_direct: bool,
+        depth: int,
+        depth_of_all: int | None = None,
+    ) -> None:
         self.regions = regions
         self.staging = staging
         self.puts_direct = puts_direct  # a PUT's values from registered memory
         self.gets_direct = gets_direct  # a GET's to registered memory
         self.depth = depth  # of GETs
+        self.depth_of_all = depth_of_all  # of GETs and PUTs together; None: as many as there is room for
         self.slots_known = 0  # of the staging, by the server
         self.under_way: set[PlacedCall] = set()
         self.failed: set[PlacedCall] = set()  # their slots are not free before the path's fence
@@ -214,6 +224,8 @@ class PlacedCall:
             self._inline("parts" if layout.too_many_parts else "move failed")
             return True
         if self._is_get and shelf.gets_under_way >= shelf.depth:
+            return False
+        if shelf.depth_of_all is not None and len(shelf.under_way) >= shelf.depth_of_all:
             return False
         if layout.staged_bytes:
             slots = shelf.staging.take(layout.staged_bytes, shelf.slots_known)

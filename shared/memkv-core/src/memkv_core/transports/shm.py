@@ -40,7 +40,7 @@ from memkv_core.wire import Opcode
 
 _LOG: Final = RateLimitedLog(logging.getLogger("memkv_core.transport"))
 _STAGING: Final = 0xFFFF_FFFF  # the number of a path's own memory; the others count from 1
-_DEPTH: Final = 64
+_DEPTH: Final = 2  # calls at a time on a connection: more of its memory than this does not stay in the cache
 _WAYS: Final = 2  # over TCP to hear where the socket is, then through the socket
 _SLOTS_MIN: Final = 4  # that a connection's memory is divided into, so that the calls on it overlap
 _SLOT_BYTES_MAX: Final = 4 * MIB
@@ -247,7 +247,7 @@ class ShmTransport(OneSidedTransport):
         own = Range(_STAGING, staging.address, staging.size_bytes)
         regions = Regions()
         regions.replace({_STAGING: own})
-        shelf = Shelf(regions, staging, puts_direct=True, gets_direct=False, depth=_DEPTH)
+        shelf = Shelf(regions, staging, puts_direct=True, gets_direct=False, depth=_DEPTH, depth_of_all=_DEPTH)
         shelf.slots_known = staging.slot_count
         return _CountedPath(shelf, shared, own, self)
 
