@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -40,18 +40,20 @@ def table(shape: Shape, figures: Mapping[str, Figures]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     yardstick = figures.get(_YARDSTICK)
+    most = max((len(figure.put_bytes_per_s) for figure in figures.values()), default=0)
     for name, figure in figures.items():
         title = ENTRIES[name].title
         if figure.error is not None or not figure.put_bytes_per_s:
             rows.append(f"| {title} | not measured: {figure.error or 'no round'} | | | | | |")
             continue
-        cells = [title]
+        count = len(figure.put_bytes_per_s)
+        cells = [title if count == most else f"{title} ({count} of {most} rounds)"]
         for mine, theirs in (
             (figure.put_bytes_per_s, yardstick.put_bytes_per_s if yardstick else []),
             (figure.get_bytes_per_s, yardstick.get_bytes_per_s if yardstick else []),
         ):
             cells.append(f"{statistics.median(mine) / 1e9:.2f} GB/s")
-            cells.append(f"{median_ratio(mine, theirs):.2f}" if len(theirs) == len(mine) else "-")
+            cells.append(f"{_ratio(mine, theirs):.2f}" if theirs else "-")
         if name in ("raw", "memmove"):
             cells += ["-", "-"]
         else:
@@ -82,6 +84,12 @@ def render(folder: Path, docs: Path) -> None:
         (docs / f"benchmarks-peers-{operation}.svg").write_text(picture)
 
 
+def _ratio(mine: Sequence[float], theirs: Sequence[float]) -> float:
+    """Of the rounds that both did: they are the first ones."""
+    count = min(len(mine), len(theirs))
+    return median_ratio(mine[:count], theirs[:count])
+
+
 def _load(folder: Path) -> list[tuple[Shape, dict[str, Figures], dict[str, Any]]]:
     found = []
     for shape in SHAPES:
@@ -103,7 +111,7 @@ def _picture(operation: str, found: list[tuple[Shape, dict[str, Figures], dict[s
         for _, figures, _ in found:
             both = (figures.get(each, Figures()) for each in (name, _YARDSTICK))
             mine, theirs = (getattr(each, f"{operation}_bytes_per_s") for each in both)
-            values.append(median_ratio(mine, theirs) if mine and len(mine) == len(theirs) else None)
+            values.append(_ratio(mine, theirs) if mine and theirs else None)
         bars.append(Bars(ENTRIES[name].title, values))
     described = found[-1][2]
     about = f"{described['versions']}; {described['machine']}"

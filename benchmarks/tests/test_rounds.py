@@ -76,7 +76,7 @@ def test_each_batch_of_a_round_holds_other_bytes(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_slow_contender_does_fewer_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "_PUT_S_MAX", 0.0)
+    monkeypatch.setattr(worker, "_MOVE_S_MAX", 0.0)
     shape = {"do": "shape", "block_bytes": 4096, "block_count": 8}
     *_, answer = talk(monkeypatch, Memmove, shape, {"do": "round", "sets": 3, "questions": 5})
     assert (len(answer["put_s"]), len(answer["get_s"]), answer["verified_bytes"]) == (1, 1, 8 * 4096)
@@ -109,6 +109,15 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
     assert "MemKV tcp" in (tmp_path / "benchmarks-peers-get.svg").read_text()
     with pytest.raises(SystemExit, match="holds no figures"):
         peers_report.render(tmp_path / "none", tmp_path)
+
+
+def test_a_slow_contender_is_measured_in_one_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memkv_benchmarks.rounds._SLOW_S", 0.0)
+    figures = run({"memmove": sys.executable}, [SHAPE], 5, questions=3)
+    assert len(figures["memmove"][4096].get_bytes_per_s) == 1
+    raw = Figures("v1", [2e9] * 5, [2e9] * 5, [1e-3] * 5, [1e-4] * 5)
+    table = peers_report.table(SHAPE, {"memmove": figures["memmove"][4096], "raw": raw})
+    assert "| memmove (1 of 5 rounds) |" in table
 
 
 def test_every_contender_has_its_module() -> None:
