@@ -62,8 +62,9 @@ class Client:
         identity: Mapping[str, Any] | None = None,
         transport: TransportFactory | None = None,
     ) -> None:
-        self._start(config, identity, transport, load_license(config), Router(config.servers, replicas=config.replicas))
-        _LOG.info("memkv-client license verified plan=%s", self.license.plan)
+        license = load_license(config)
+        _LOG.info("memkv-client license verified plan=%s", license.plan)
+        self._start(config, identity, transport, license, Router(config.servers, replicas=config.replicas))
         for server in self.servers:
             rail = self._transport.rail_of(server)
             _LOG.info('Server mapped to rail server="%s"%s', server, f' rail="{rail}"' if rail is not None else "")

@@ -33,7 +33,9 @@ def make_transport(
     if asks_for_devices(config.transport, config.rdma_devices):
         found, rails = _look_at(config.rdma_devices, load)
     choice = choose(config.transport, config.rdma_devices, found)
-    _LOG.info("transport=%s: %s", "auto" if choice.transport == "local" else choice.transport, choice.reason)
+    # What was asked for by name needs no line among those of a start, which others read.
+    level = logging.DEBUG if choice.transport == config.transport != "rdma" else logging.INFO
+    _LOG.log(level, "transport=%s: %s", "auto" if choice.transport == "local" else choice.transport, choice.reason)
     if choice.transport == "rdma":
         return _rdma(new_session, config, rails)
     if choice.transport in ("shm", "local"):
