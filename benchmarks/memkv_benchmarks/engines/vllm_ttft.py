@@ -106,9 +106,8 @@ def _run(folder: Path, model: Path, lengths: list[int], prompts: int, env: dict[
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=env, start_new_session=True,
         )  # fmt: skip
     try:
-        process.wait(_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        pass  # the log says how far it came
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the log says how far it came
+            process.wait(_LIMIT_S)
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # vLLM's core and workers too
