@@ -52,6 +52,15 @@ def test_health(lanes: list[Any], status: str, online: int, offline: int) -> Non
     assert found == (status, online, offline, online + offline)
 
 
+@pytest.mark.parametrize(("states", "active"), [("", False), ("no", False), ("no yes", True), ("away", False)])
+def test_rdma_is_active_where_a_lane_that_serves_says_so(states: str, active: bool) -> None:
+    lanes = []
+    for state in states.split():
+        lanes.append(lane(LaneState.DOWN if state == "away" else LaneState.SERVING, "online"))
+        lanes[-1].status["rdma_active"] = state in ("yes", "away")
+    assert node_status.health(node(*lanes))["rdma_active"] is active
+
+
 def test_memory_of_this_process_and_of_none() -> None:
     memory = node_status.memory_of(os.getpid())
     assert memory["rss_bytes"] >= memory["anonymous_bytes"] > 0

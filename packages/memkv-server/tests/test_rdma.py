@@ -143,6 +143,12 @@ def test_registered_blocks_are_not_copied_by_the_client(rig: Rig) -> None:
     assert rig.peek(b"block 3") == bytes(values[b"block 3"])
 
 
+def test_the_lane_says_whether_rdma_can_be_had(rig: Rig) -> None:
+    assert rig.lane.lane.status()["rdma_active"] is True
+    rig.node_verbs.devices["dev0"].port_down()
+    assert rig.lane.lane.status()["rdma_active"] is False
+
+
 def test_a_batch_is_one_posting_call(rig: Rig) -> None:
     """The server's memory is registered too (mode memory): a chain for each frame, the last of it signalled."""
     values = filled(rig, 16)

@@ -243,6 +243,7 @@ class Lane:
             "pending_answers": sum(connection.pending_count for connection in self.context.waiting),
             "transports": self.context.handler.counts(),
             "errors": dict(self.context.errors),
+            "rdma_active": self._rdma is not None and self._rdma.active(),
             "engine": self._usage(),
         }
 

@@ -83,6 +83,9 @@ class MoverSource(Protocol):
     def offer(self) -> Any:
         """What WELCOME says of it (a JSON value); None: nothing."""
 
+    def active(self) -> bool:
+        """Whether a connection that asked for a mover now would find a device that is up."""
+
     def connect(self, metadata: bytes, client: str) -> tuple[Mover, bytes]:
         """A mover for the session that sent this CONNECT frame, and the answer's metadata.
 

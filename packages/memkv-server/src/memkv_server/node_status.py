@@ -25,7 +25,10 @@ _STORAGE_SUMS: Final = (
 
 
 def health(node: Supervisor) -> dict[str, Any]:
-    """``healthy``: all lanes serve and all drives are online; ``degraded``: some; ``unhealthy``: none."""
+    """``healthy``: all lanes serve and all drives are online; ``degraded``: some; ``unhealthy``: none.
+
+    ``rdma_active``: a lane that serves has an RDMA device whose port is up, and offers it to clients.
+    """
     drives = [drive for lane in node.lanes for drive in drives_of(lane, node)]
     online = sum(drive["state"] in ("online", "read-only") for drive in drives)
     serving = sum(lane.serving and not lane.stalled for lane in node.lanes)
@@ -40,7 +43,7 @@ def health(node: Supervisor) -> dict[str, Any]:
         "drives_online": online,
         "drives_offline": len(drives) - online,
         "drives_total": len(drives),
-        "rdma_active": False,
+        "rdma_active": any(lane.serving and bool(lane.status.get("rdma_active")) for lane in node.lanes),
         "lanes": {"serving": serving, "total": len(node.lanes)},
     }
 

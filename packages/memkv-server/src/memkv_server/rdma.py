@@ -200,6 +200,9 @@ class RdmaSource:
             for about in (device.context.device for device in self.devices)
         ] or None
 
+    def active(self) -> bool:
+        return any(device.context.active() for device in self.devices)
+
     def connect(self, metadata: bytes, client: str) -> tuple[Mover, bytes]:
         asked = decode_endpoint(metadata)
         if asked.device >= len(self.devices):

@@ -133,6 +133,9 @@ class MemorySource:
     def offer(self) -> Any:
         return [{"device": "memory", "port": 1, "gid": "00" * 16}] if self.offered else None
 
+    def active(self) -> bool:
+        return self.available
+
     def connect(self, metadata: bytes, client: str) -> tuple[Mover, bytes]:
         endpoint = decode_endpoint(metadata)
         self.connects += 1
