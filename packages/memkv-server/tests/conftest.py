@@ -162,10 +162,13 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 def cli(tmp_path: Path) -> Cli:
     """Runs ``memkv`` in a process of its own, in an empty folder and a clean environment."""
 
-    def run(*arguments: str, env: dict[str, str] | None = None, prefix: Sequence[str] = ()) -> Any:
+    def run(
+        *arguments: str, env: dict[str, str] | None = None, prefix: Sequence[str] = (), input: str | None = None
+    ) -> Any:
         return subprocess.run(
             [*prefix, sys.executable, "-m", "memkv_server", *arguments],
-            capture_output=True, text=True, timeout=120, check=False, cwd=tmp_path, env=clean_environment(env),
+            input=input, text=True, capture_output=True, timeout=120, check=False, cwd=tmp_path,
+            env=clean_environment(env),
         )  # fmt: skip
 
     return run

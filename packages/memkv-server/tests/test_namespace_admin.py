@@ -148,7 +148,7 @@ def test_refusals(start_node: StartNode, paths: list[str], refused: Any) -> None
         for token in (None, "wrong"):
             assert ask(node, method, path, token).code == 401
     assert ask(node, "POST", "/v1/namespaces").code == 405
-    assert ask(node, "GET", "/v1/namespaces/n").code == 405
+    assert ask(node, "PUT", "/v1/namespaces/n").code == 405
     reply = ask(node, "DELETE", "/v1/namespaces/n")
     assert (reply.code, reply.error) == (404, "no namespace 'n' here")
     env = {"MEMKV_AUTH_KEY": KEY}

@@ -26,6 +26,8 @@ DRAIN_S: Final = 7.0
 IDLE_POLL_S: Final = 0.5
 EVENTS_MAX: Final = 512
 STATUS_NAMESPACES_MAX: Final = 96  # shown of a lane, the largest; with names of 255 bytes they still fit a message
+LIST_KEYS_MAX: Final = 96  # in one answer of a lane; keys of 512 bytes in hexadecimal fit as well
+LISTED_KEYS_MAX: Final = 10_000  # in one answer of the admin endpoint
 CONTROL_BYTES_MAX: Final = 128 * KIB
 # Work on a drive beside its service (scrub, evacuate), in bytes a second.
 JOB_RATE_MIN: Final = 64 * KIB

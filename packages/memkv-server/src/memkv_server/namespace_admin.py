@@ -2,6 +2,7 @@
 """The namespaces of a node at its admin endpoint: listed over all lanes, dropped in all lanes.
 
     GET    /v1/namespaces          token   {"namespaces": [...], "lanes": {"serving", "total"}}, in the order of names
+    GET    /v1/namespaces/{name}   token   its identity as it was first presented: {"name", "identity"}; 404, 503
     DELETE /v1/namespaces/{name}   token   200 dropped everywhere; 404 no lane knows it; 503 not everywhere: ask again
 
 A drop is answered when every lane has recorded it durably. A lane that does not serve cannot record it, which the
@@ -39,6 +40,7 @@ class NamespaceAdmin:
         """(method, path, handler), for ``admin.create_app``."""
         return [
             ("GET", "/v1/namespaces", self.list),
+            ("GET", "/v1/namespaces/{name:path}", self.describe),
             ("DELETE", "/v1/namespaces/{name:path}", self.drop),
         ]
 
@@ -55,6 +57,22 @@ class NamespaceAdmin:
                 "lanes": {"serving": serving, "total": len(found)},
             }
         )
+
+    async def describe(self, request: Request) -> Response:
+        """The handler of GET for one: ``identity`` is JSON text, empty where none was presented."""
+        name: str = request.path_params["name"]
+        failed = [] if self._lanes else ["the lanes are starting"]
+        for lane in self._lanes:
+            try:
+                found = (await lane.call("describe_namespace", {"name": name}, TIMEOUT_S))["namespace"]
+            except StorageError as error:
+                failed.append(str(error))
+                continue
+            if found is not None:
+                return JSONResponse(found)
+        if failed:
+            return JSONResponse({"error": "; ".join(failed)}, status_code=503)
+        return JSONResponse({"error": f"no namespace {name!r} here"}, status_code=404)
 
     async def drop(self, request: Request) -> Response:
         """The handler of DELETE."""

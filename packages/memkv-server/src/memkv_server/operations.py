@@ -14,7 +14,7 @@ from memkv_core.errors import MemKVError, StorageError
 from memkv_server.engine import DriveSet
 from memkv_server.engine.base import Engine
 from memkv_server.events import event
-from memkv_server.limits import STATUS_NAMESPACES_MAX
+from memkv_server.limits import LIST_KEYS_MAX, STATUS_NAMESPACES_MAX
 
 _LOG: Final = logging.getLogger("memkv.server.lane")
 
@@ -53,11 +53,26 @@ def _list_namespaces(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[st
     return {"namespaces": engine.list_namespaces(str(arguments["after"]), STATUS_NAMESPACES_MAX)}
 
 
+def _describe_namespace(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"namespace": _drives_of(engine).describe_namespace(str(arguments["name"]))}
+
+
+def _list_keys(engine: Engine, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    after, prefix = bytes.fromhex(arguments["after"]), bytes.fromhex(arguments["prefix"])
+    count = min(int(arguments["count"]), LIST_KEYS_MAX)
+    piece = _drives_of(engine).list_keys(str(arguments["name"]), int(arguments["drive"]), after, prefix, count)
+    if piece is None:
+        return {"known": False, "keys": [], "drive": None, "after": ""}
+    return {"known": True, "keys": piece.rows, "drive": piece.drive, "after": piece.after.hex()}
+
+
 OPERATIONS: Final[dict[str, Operation]] = {
     "start_scrub": _start_scrub,
     "stop_job": _stop_job,
     "drop_namespace": _drop_namespace,
     "list_namespaces": _list_namespaces,
+    "describe_namespace": _describe_namespace,
+    "list_keys": _list_keys,
 }
 
 

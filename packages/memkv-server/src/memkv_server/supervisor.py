@@ -33,6 +33,7 @@ from memkv_server.config import ServerConfig
 from memkv_server.drain_admin import DrainAdmin
 from memkv_server.drive_admin import DriveAdmin
 from memkv_server.events import event
+from memkv_server.key_admin import KeyAdmin
 from memkv_server.lane_process import LaneProcess
 from memkv_server.local_socket import AUTO, LocalSocket, socket_path
 from memkv_server.namespace_admin import NamespaceAdmin
@@ -79,7 +80,10 @@ class Supervisor:
         self.data_address, self.admin_address = bound_address(data), bound_address(admin)
         self._bind_local()
         drives = DriveAdmin(self.lanes, lambda lane: node_status.drives_of(lane, self))
-        more = [*drives.routes(), *NamespaceAdmin(self.lanes).routes(), *DrainAdmin(self).routes()]
+        more = [
+            *drives.routes(), *NamespaceAdmin(self.lanes).routes(), *KeyAdmin(self.lanes).routes(),
+            *DrainAdmin(self).routes(),
+        ]  # fmt: skip
         server = AdminServer(create_app(self, self._tokens(), more), self._tls())
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):

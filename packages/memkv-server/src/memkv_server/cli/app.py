@@ -11,6 +11,7 @@ from memkv_server import __version__
 from memkv_server.cli import (
     admin,
     bench,
+    blocks,
     config,
     dev,
     doc,
@@ -18,6 +19,7 @@ from memkv_server.cli import (
     drive,
     keys,
     license,
+    listing,
     net,
     setup,
     simulate,
@@ -56,6 +58,10 @@ app.command("start", epilog=start.EPILOG)(start.start)
 app.command("keygen", epilog=keys.EPILOG)(keys.keygen)
 app.command("top", epilog=top.EPILOG)(top.top)
 app.command("doctor", epilog=doctor.EPILOG)(doctor.doctor)
+app.command("get", epilog=blocks.GET_EPILOG)(blocks.get)
+app.command("put", epilog=blocks.PUT_EPILOG)(blocks.put)
+app.command("stat", epilog=blocks.STAT_EPILOG)(blocks.stat)
+app.command("ls", epilog=listing.EPILOG)(listing.ls)
 app.command("bench", epilog=bench.EPILOG)(bench.bench)
 app.command("simulate", epilog=simulate.EPILOG)(simulate.simulate)
 app.command("doc", epilog=doc.EPILOG)(doc.doc)

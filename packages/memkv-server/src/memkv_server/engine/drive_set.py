@@ -27,6 +27,7 @@ from memkv_server.engine.group_commit import Wake
 from memkv_server.engine.jobs import RUNNING, STOPPED, Job, Work
 from memkv_server.engine.lane_namespaces import LaneNamespaces
 from memkv_server.engine.limits import POOL_BYTES_DEFAULT, POOL_BYTES_MIN, WATCH_S
+from memkv_server.engine.listing import Piece, list_drives
 from memkv_server.engine.opening import drive_capacity, drive_weights, open_engine
 from memkv_server.engine.placement import homes, slot_of
 from memkv_server.engine.reservation import PutReservation
@@ -129,6 +130,17 @@ class DriveSet:
             rows = map(engine.namespace_usage, names)
             add_usage(whole, {"namespaces": [row for row in rows if row]})
         return self._with_sessions(sorted(whole.get("namespaces", []), key=lambda row: str(row["name"])))
+
+    def describe_namespace(self, name: str) -> dict[str, Any] | None:
+        """Its recorded identity as it was presented, empty where none was; None: it is not known."""
+        namespace = self._namespaces.get(name)
+        return None if namespace is None else {"name": name, "identity": namespace.identity.decode(errors="replace")}
+
+    def list_keys(self, name: str, drive: int, after: bytes, prefix: bytes, count_max: int) -> Piece | None:
+        """See ``listing``; None: the namespace is not known."""
+        if self._namespaces.get(name) is None:
+            return None
+        return list_drives([bay.engine for bay in self._bays], name, drive, after, prefix, count_max)
 
     def _with_sessions(self, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """With what is counted for the lane, and not for a drive."""

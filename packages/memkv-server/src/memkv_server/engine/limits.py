@@ -30,6 +30,8 @@ MARK_ACCURACY: Final = 64
 MARK_COUNT_MAX: Final = 1024
 HOUSEKEEPING_S: Final = 0.25  # between two looks for what has expired
 EXPIRE_SLICE_RECORDS: Final = 256
+LIST_PIECE_RECORDS: Final = 512  # looked into at once for an operator's list of keys
+LIST_PIECE_S: Final = 0.001  # or for so long
 
 DROPPED_SHARE: Final = 4  # one byte in so many for namespaces that were dropped, and for marks
 
