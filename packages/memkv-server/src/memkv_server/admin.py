@@ -6,7 +6,7 @@
     GET /v1/status    token   JSON: version, memory, lanes, storage, connections, namespaces
     GET /v1/metrics   token   Prometheus text
 
-and what ``create_app`` is given beside, such as ``namespace_admin``.
+and what ``create_app`` is given beside, such as ``namespace_admin`` and the dashboard.
 
 The token is ``memkv_core.auth.admin_token(cluster key)``, sent as ``Authorization: Bearer``. Every error is
 JSON: ``{"error": reason}``.
@@ -27,7 +27,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import BaseRoute, Route
 
 from memkv_core.errors import ConfigError
 
@@ -52,16 +52,22 @@ class Node(Protocol):
         """(Prometheus text, its content type)."""
 
 
-def create_app(node: Node, tokens: Sequence[str], more: Sequence[tuple[str, str, Handler]] = ()) -> Starlette:
+def create_app(
+    node: Node,
+    tokens: Sequence[str],
+    more: Sequence[tuple[str, str, Handler]] = (),
+    pages: Sequence[BaseRoute] = (),
+) -> Starlette:
     """The application; ``tokens`` are of the cluster key and, while it is rotated, of the one before.
 
-    ``more`` are further endpoints, all of which need the token: (method, path, handler).
+    ``more`` are further endpoints, all of which need the token: (method, path, handler). ``pages`` look after their
+    own access.
     """
 
     def guarded(handler: Handler) -> Handler:
         async def guard(request: Request) -> Response:
-            refusal = _refusal(request, tokens)
-            return refusal if refusal is not None else await handler(request)
+            refused = refusal(request, tokens)
+            return refused if refused is not None else await handler(request)
 
         return guard
 
@@ -71,7 +77,7 @@ def create_app(node: Node, tokens: Sequence[str], more: Sequence[tuple[str, str,
 
     async def ready(_request: Request) -> Response:
         reason = node.not_ready()
-        return PlainTextResponse("ok\n") if reason is None else _error(503, reason)
+        return PlainTextResponse("ok\n") if reason is None else error_response(503, reason)
 
     async def status(_request: Request) -> Response:
         return JSONResponse(await node.status())
@@ -87,6 +93,7 @@ def create_app(node: Node, tokens: Sequence[str], more: Sequence[tuple[str, str,
             Route("/v1/status", guarded(status)),
             Route("/v1/metrics", guarded(metrics)),
             *(Route(path, guarded(handler), methods=[method]) for method, path, handler in more),
+            *pages,
         ],
         exception_handlers={HTTPException: _http_error, Exception: _server_error},
     )
@@ -130,7 +137,8 @@ class AdminServer(uvicorn.Server):
         await self.serve(sockets=[listener])
 
 
-def _refusal(request: Request, tokens: Sequence[str]) -> Response | None:
+def refusal(request: Request, tokens: Sequence[str]) -> Response | None:
+    """The answer to a request without an admin token; None where it has one."""
     scheme, _, presented = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not presented:
         reason = "send the admin token as 'Authorization: Bearer TOKEN'; `memkv admin token` prints it"
@@ -138,10 +146,11 @@ def _refusal(request: Request, tokens: Sequence[str]) -> Response | None:
         return None
     else:
         reason = "the token is not that of this cluster's key"
-    return _error(401, reason, {"www-authenticate": "Bearer"})
+    return error_response(401, reason, {"www-authenticate": "Bearer"})
 
 
-def _error(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
+def error_response(status: int, reason: str, headers: dict[str, str] | None = None) -> Response:
+    """``{"error": reason}``."""
     return JSONResponse({"error": reason}, status_code=status, headers=headers)
 
 
@@ -149,12 +158,12 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     headers = dict(error.headers) if error.headers else None
     if error.status_code == 404:
-        return _error(404, f"no such path: {request.url.path}", headers)
+        return error_response(404, f"no such path: {request.url.path}", headers)
     if error.status_code == 405:
-        return _error(405, f"{request.method} is not allowed here", headers)
-    return _error(error.status_code, error.detail, headers)
+        return error_response(405, f"{request.method} is not allowed here", headers)
+    return error_response(error.status_code, error.detail, headers)
 
 
 async def _server_error(_request: Request, error: Exception) -> Response:
     log.error("admin request failed: %s: %s", type(error).__name__, error)
-    return _error(500, "internal error; the server's log names it")
+    return error_response(500, "internal error; the server's log names it")

@@ -33,7 +33,7 @@ from pydantic_settings import SettingsConfigDict
 
 from memkv_core.address import Address, parse_address
 from memkv_core.errors import ConfigError
-from memkv_core.limits import LANES_MAX
+from memkv_core.limits import LANES_MAX, SERVERS_MAX
 from memkv_core.log import protect
 from memkv_core.settings import SettingProblem
 from memkv_core.transports.verbs import DeviceSpec
@@ -47,6 +47,7 @@ from memkv_server.settings import ENV_PREFIX, SectionedSettings
 DATA_PORT: Final = 9900
 _SOCKET: Final = f"an absolute path, {AUTO} or {NONE}"
 _DEVICES: Final = "RDMA devices, such as mlx5_0,mlx5_1; mlx5_0:1 names a port, mlx5_0:1:3 a GID of it"
+_PEERS: Final = "the cluster's nodes: host:9900, as in MEMKV_SERVERS, or the admin URL https://host:9901"
 _LISTEN: Final = "host:port, such as 0.0.0.0:9900; port 0 takes a free one"
 
 
@@ -84,11 +85,34 @@ def _auth_key(value: object) -> SecretStr:
     return SecretStr(key)
 
 
+def _peers(value: object) -> tuple[str, ...]:
+    items = value.split(",") if isinstance(value, str) else value
+    if not isinstance(items, list | tuple) or not all(isinstance(item, str) for item in items):
+        raise SettingProblem(f"it is a {type(value).__name__}, not a list of text", _PEERS)
+    if len(items) > SERVERS_MAX:
+        raise SettingProblem(f"it lists {len(items)} peers", f"at most {SERVERS_MAX}")
+    return tuple(dict.fromkeys(_peer(item.strip()) for item in items if item.strip()))
+
+
+def _peer(text: str) -> str:
+    """A data address, or the URL of an admin endpoint."""
+    try:
+        scheme, found, rest = text.partition("://")
+        if not found:
+            return str(parse_address(text, DATA_PORT))
+        if scheme in ("http", "https"):
+            return f"{scheme}://{parse_address(rest.removesuffix('/'), DATA_PORT + 1)}"
+    except ConfigError as error:
+        raise SettingProblem(error.cause, _PEERS) from None
+    raise SettingProblem(f"{text!r} is no address", _PEERS)
+
+
 Duration = Annotated[int, PlainValidator(parse_duration)]
 Capacity = Annotated[int | Share, PlainValidator(parse_capacity)]
 AddressText = Annotated[str, BeforeValidator(_address)]
 SocketText = Annotated[str, BeforeValidator(_socket)]
 DeviceText = Annotated[str, BeforeValidator(_device)]
+PeerTexts = Annotated[tuple[str, ...], BeforeValidator(_peers)]
 AuthKey = Annotated[SecretStr, BeforeValidator(_auth_key)]
 
 
@@ -105,6 +129,8 @@ class NetworkConfig(_Section):
     auth_key: AuthKey | None = Field(default=None, description=ACCEPTED)
     # Accepted as well, while a key is being rotated.
     auth_key_previous: AuthKey | None = Field(default=None, description=ACCEPTED)
+    # The cluster's nodes, for the dashboard alone: which nodes hold what is the clients' affair.
+    peers: PeerTexts = Field(default=(), description=_PEERS)
     tls_cert: Path | None = Field(default=None, description="PEM certificate for admin HTTP, with tls_key")
     tls_key: Path | None = Field(default=None, description="PEM key for admin HTTP, with tls_cert")
 

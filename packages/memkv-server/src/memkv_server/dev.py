@@ -200,7 +200,12 @@ def _node_config(cluster: DevCluster, index: int) -> str:
     if cluster.mode != "memory":
         storage["drives"] = [{"path": str(cluster.node_dir(index) / "data")}]
     settings: dict[str, object] = {
-        "network": {"address": node.address, "admin_address": node.admin, "auth_key": str(cluster.key_file)},
+        "network": {
+            "address": node.address,
+            "admin_address": node.admin,
+            "auth_key": str(cluster.key_file),
+            "peers": [each.address for each in cluster.nodes],
+        },
         "storage": storage,
         "license": str(cluster.license_file),
         "license_keys": str(cluster.authority / "license-keys"),

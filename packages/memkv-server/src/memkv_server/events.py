@@ -26,6 +26,7 @@ EVENTS: Final[dict[str, str]] = {
     "namespace_dropped": "An operator dropped a namespace. Fields: namespace, records",
     "job_started": "An operator had work on a drive begin. Fields: job, path",
     "session_refused": "A client was refused. Fields: cause, peer",
+    "login_refused": "A login to the dashboard with a wrong token. Fields: peer",
     "session_error": "A session ended for what its peer sent, or did not. Fields: cause, peer",
 }
 

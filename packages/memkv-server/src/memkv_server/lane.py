@@ -37,6 +37,7 @@ from memkv_server.engine.base import Engine
 from memkv_server.engine.durability import Level
 from memkv_server.handler import Handler
 from memkv_server.lane_context import LaneContext
+from memkv_server.lane_look import LOOK, look
 from memkv_server.movers import MoverSource
 from memkv_server.rdma import RdmaSource
 
@@ -214,12 +215,17 @@ class Lane:
         elif message["op"] == "status":
             self._say(self.status())
         elif message["op"] == "call":
-            answer = operations.answer(self._engine, message["name"], message["arguments"])
+            answer = self._answer(message["name"], message["arguments"], now_s)
             self._say({"op": "answer", "id": message["id"], **answer})
         elif message["op"] == "hold":
             self.hold(message["held"])
         elif message["op"] == "drain":
             self.drain(now_s)
+
+    def _answer(self, name: str, arguments: dict[str, Any], now_s: float) -> dict[str, Any]:
+        if name == LOOK:
+            return {"result": look(self._connections.values(), self._engine, self._rdma, now_s, arguments["names"])}
+        return operations.answer(self._engine, name, arguments)
 
     def _adopt(self, sock: socket.socket, prefix: bytes, now_s: float) -> None:
         sock.setblocking(False)

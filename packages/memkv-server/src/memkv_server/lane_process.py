@@ -82,6 +82,11 @@ class LaneProcess:
     def stalled(self) -> bool:
         return self.serving and time.monotonic() - self._status_at > STALLED_S
 
+    @property
+    def status_at_s(self) -> float:
+        """When ``status`` came, by the monotonic clock."""
+        return self._status_at
+
     def adopt(self, sock: socket.socket, prefix: bytes) -> bool:
         """Hands a client's socket to the lane. False: the lane cannot take it, the socket is still the caller's."""
         if not self.serving or self._channel is None:

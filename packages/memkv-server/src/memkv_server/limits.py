@@ -41,3 +41,16 @@ RDMA_SEND_DEPTH: Final = 256  # work requests of one endpoint under way; what is
 RDMA_ENTRIES_MAX: Final = 1 << 18  # of the completion queue that all endpoints share
 RDMA_STEP_BYTES: Final = 4 * MIB  # copied and posted at a time where the store's memory is not registered
 RDMA_BOUNCE_BYTES: Final = 64 * MIB  # registered for that
+# The dashboard: what the supervisor keeps, and what it takes on while a page is open.
+HISTORY_STEP_S: Final = 5  # between two samples of what the lanes do
+HISTORY_SAMPLES_MAX: Final = 720  # an hour
+PROBLEMS_MAX: Final = 64  # of one process: kinds of warnings and errors, the latest of each
+PROBLEM_TEXT_MAX: Final = 600  # characters
+LOOK_CONNECTIONS_MAX: Final = 2048  # that a lane looks at: 1 ms
+LOOK_BYTES_MAX: Final = 32 * KIB  # of each part of what it says of them, so that all fits a control message
+IDENTITY_SHOWN_CHARS_MAX: Final = 2 * KIB
+SHOWN_NAMESPACES_MAX: Final = 64
+SHOWN_CLIENTS_MAX: Final = 128
+SHOWN_PROBLEMS_MAX: Final = 64
+STREAMS_MAX: Final = 32  # open pages
+LOGIN_BYTES_MAX: Final = 4 * KIB

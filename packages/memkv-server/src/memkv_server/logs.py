@@ -21,6 +21,7 @@ from typing import Final
 
 from memkv_core.limits import LOG_INTERVAL_S
 from memkv_core.log import mask_secrets
+from memkv_server.problems import PROBLEMS
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 BURST: Final = 50
@@ -34,7 +35,7 @@ def configure(level: str = "info", format: str = "console") -> None:
     handler.setFormatter(_JsonFormatter() if format == "json" else _ConsoleFormatter())
     handler.addFilter(BurstFilter())
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [handler, PROBLEMS]
     root.setLevel(_LEVELS[level])
     for name in ("asyncio", "uvicorn.error"):  # their news of every connection are not ours
         logging.getLogger(name).setLevel(max(_LEVELS[level], logging.WARNING))

@@ -57,7 +57,7 @@ def status(node: Supervisor) -> dict[str, Any]:
         if lane.pid is not None
     ]
     lanes = [_lane(lane, node) for lane in node.lanes]
-    engines = [_engine(lane) for lane in node.lanes]
+    engines = [engine_of(lane) for lane in node.lanes]
     license = node.license
     return {
         "version": __version__,
@@ -110,7 +110,7 @@ def memory_of(pid: int | None) -> dict[str, int]:
 
 def drives_of(lane: LaneProcess, node: Supervisor) -> list[dict[str, Any]]:
     """The drives as the lane reports them; those of a lane that does not serve are offline."""
-    reported = _engine(lane).get("drives")
+    reported = engine_of(lane).get("drives")
     if lane.serving and isinstance(reported, list):
         return [dict(drive) for drive in reported]
     state = "starting" if lane.state.value == "starting" and not lane.restarts else "offline"
@@ -131,20 +131,22 @@ def _lane(lane: LaneProcess, node: Supervisor) -> dict[str, Any]:
         "error": lane.error,
         "connections": int(said.get("connections", 0)),
         "sessions": int(said.get("sessions", 0)),
-        "ops": _operations(transports),
+        "ops": operations_of(transports),
         "transports": transports,
         "by_transport": said.get("by_transport", {}),
         "activity": said.get("activity", {}),
         "pending_answers": int(said.get("pending_answers", 0)),
         "errors": said.get("errors", {}),
         "storage": {
-            key: value for key, value in _engine(lane).items() if key not in ("namespaces", "namespace_count", "drives")
+            key: value
+            for key, value in engine_of(lane).items()
+            if key not in ("namespaces", "namespace_count", "drives")
         },
         "drives": drives_of(lane, node),
     }
 
 
-def _operations(transports: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
+def operations_of(transports: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, Any]]:
     """What was counted by operation, over all transports."""
     summed: dict[str, dict[str, Any]] = {}
     for operations in transports.values():
@@ -153,7 +155,8 @@ def _operations(transports: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> di
     return summed
 
 
-def _engine(lane: LaneProcess) -> Mapping[str, Any]:
+def engine_of(lane: LaneProcess) -> Mapping[str, Any]:
+    """What the lane's engine last said of itself; empty where it does not serve."""
     engine = lane.status.get("engine") if lane.serving else None
     return engine if isinstance(engine, Mapping) else {}
 

@@ -30,6 +30,7 @@ from memkv_server import metrics, node_status
 from memkv_server.acceptor import Acceptor
 from memkv_server.admin import AdminServer, create_app
 from memkv_server.config import ServerConfig
+from memkv_server.dashboard.routes import Dashboard
 from memkv_server.drain_admin import DrainAdmin
 from memkv_server.drive_admin import DriveAdmin
 from memkv_server.events import event
@@ -84,12 +85,15 @@ class Supervisor:
             *drives.routes(), *NamespaceAdmin(self.lanes).routes(), *KeyAdmin(self.lanes).routes(),
             *DrainAdmin(self).routes(),
         ]  # fmt: skip
-        server = AdminServer(create_app(self, self._tokens(), more), self._tls())
+        tokens = self._tokens()
+        dashboard = Dashboard(self, tokens)
+        server = AdminServer(create_app(self, tokens, more, dashboard.routes()), self._tls())
         loop = asyncio.get_running_loop()
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._on_signal)
         admin_task = asyncio.create_task(server.run_on(admin))
         heartbeat = asyncio.create_task(self._heartbeat())
+        history = asyncio.create_task(dashboard.watch.keep_history())
         try:
             self._start_lanes()
             if await self._lanes_settled():
@@ -105,6 +109,8 @@ class Supervisor:
             if self.local is not None:
                 self.local.close()
             await self._stop_lanes()
+            history.cancel()
+            await dashboard.watch.close()
             server.should_exit = True
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(admin_task, 1.0)
