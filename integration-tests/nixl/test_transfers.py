@@ -57,7 +57,8 @@ def test_what_the_python_client_writes_the_plugin_reads(rig: Rig, client: Client
 
 
 @pytest.mark.parametrize(
-    ("count", "size"), [(1, 1), (3, 16), (64, 16), (1, 16 * MIB - 4096), (7, 65_537), (5, 9 * MIB), (1000, 100)]
+    ("count", "size"),
+    [(1, 1), (3, 16), (64, 16), (1, 16 * MIB - 4096), (7, 65_537), (9, 512 * 1024 + 1), (5, 9 * MIB), (1000, 100)],
 )
 def test_sizes(rig: Rig, client: Client, keys: KEYS, count: int, size: int) -> None:
     names, source = keys(count), random_blocks(count, size)

@@ -220,6 +220,7 @@ std::vector<Answer> Connection::receive_values(const Call &call, const Frame &fr
     const std::size_t total = cursor.left();
     std::array<char, limits::DISCARD_BYTES> discarded;
     while (cursor.left()) {
+        socket_.expect(cursor.left());
         std::size_t received;
         {
             const Access::Use use = touch(call.batch->access);
@@ -230,6 +231,7 @@ std::vector<Answer> Connection::receive_values(const Call &call, const Frame &fr
         if (!received)
             socket_.wait_readable(watch);
     }
+    socket_.expect(0);
     const Access::Use use = touch(call.batch->access);
     landings.landed(total);
     return landings.answers();

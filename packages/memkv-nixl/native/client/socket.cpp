@@ -114,6 +114,14 @@ std::size_t Socket::receive_some(std::span<iovec> to) {
     return 0;
 }
 
+void Socket::expect(std::size_t size) {
+    const int wanted = size >= limits::WAKE_BYTES_MIN ? static_cast<int>(std::min(size, limits::WAKE_BYTES)) : 1;
+    if (wanted == wake_bytes_)
+        return;
+    wake_bytes_ = wanted;
+    setsockopt(fd_, SOL_SOCKET, SO_RCVLOWAT, &wanted, sizeof wanted);
+}
+
 void Socket::wait(Events events, const Watch &watch) {
     static_assert(POLL_IN == POLLIN && POLL_OUT == POLLOUT);
     while (true) {

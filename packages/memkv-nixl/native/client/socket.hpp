@@ -33,6 +33,9 @@ class Socket {
     std::size_t receive_some(std::span<iovec> to);
 
     void wait_readable(const Watch &watch) { wait(POLL_IN, watch); }
+    // So many bytes of a payload are still to come; 0 lets the next byte of anything wake the receiver again. Without it
+    // the kernel wakes a receiver that is faster than its sender for each segment (memkv_core/wakeups.py).
+    void expect(std::size_t size);
     void wait_writable(const Watch &watch) { wait(POLL_OUT, watch); }
     void send_all(std::string_view data, const Watch &watch);
     void receive_all(char *target, std::size_t size, const Watch &watch);
@@ -47,6 +50,7 @@ class Socket {
 
     std::string name_;
     int fd_ = -1;
+    int wake_bytes_ = 1; // SO_RCVLOWAT
 };
 
 } // namespace memkv
