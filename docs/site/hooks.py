@@ -21,6 +21,7 @@ def on_files(files: Files, *, config: Any) -> Files:
     pages = {
         "reference/settings.md": reference.settings_page(),
         "reference/commands.md": reference.commands_page(),
+        "reference/admin.md": reference.admin_page(),
         "protocol.md": (SITE.parents[1] / "shared/protocol/wire.md").read_text(),
     }
     for path, text in pages.items():

@@ -21,7 +21,7 @@ from memkv_core.config import ClientConfig
 from memkv_core.metrics import catalogue, client_table
 from memkv_lmcache.cli import app as lmcache_app
 from memkv_nixl.cli import app as nixl_app
-from memkv_server import metric_table
+from memkv_server import metric_table, openapi
 from memkv_server.cli.app import app as server_app
 from memkv_server.config import ServerConfig
 from memkv_sglang.cli import app as sglang_app
@@ -110,6 +110,40 @@ def _cell(value: Any) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+# -- the admin endpoint -----------------------------------------------------------------------------------------------
+_ADMIN = """\
+# Admin endpoint
+
+Every node answers HTTP on its admin port, 9901 by default, one above its data port. `memkv admin token` prints the
+token that most of it needs, as `Authorization: Bearer TOKEN`. Whatever is refused is `{"error": reason}`: 401 without
+the token, 404 for an unknown path, 405 for another method, 400 for what is no HTTP.
+
+This page is made from `memkv_server/openapi.py`. A node serves the same as an OpenAPI 3.1 document at
+`GET /v1/openapi.json`; a test has schemathesis try it on a running node.
+
+"""
+
+
+def admin_page() -> str:
+    """Every operation of the admin endpoint."""
+    return _ADMIN + "\n".join(map(_endpoint, openapi.OPERATIONS))
+
+
+def _endpoint(operation: openapi.Operation) -> str:
+    lines = [f"## {operation.method} {operation.path}\n", operation.help + (" No token." if operation.open else "")]
+    if operation.parameters:
+        lines.append("\n| Parameter | Accepted | What it is |\n| --- | --- | --- |")
+    for each in operation.parameters:
+        bounds = " to ".join(str(each.schema[name]) for name in ("minimum", "maximum") if name in each.schema)
+        kind = f"{each.schema['type']} {bounds}".strip()
+        lines.append(f"| `{each.name}` | {kind}{', required' if each.required else ''} | {_escaped(each.help)} |")
+    answer = operation.result
+    fields = ", ".join(f"`{name}`" for name in (answer or {}).get("properties", {}))
+    lines.append("\n200: " + ("plain text." if answer is None else f"JSON with {fields}." if fields else "JSON."))
+    lines += [f"{status}: {reason}." for status, reason in sorted(operation.refusals.items())]
+    return "\n".join(lines) + "\n"
 
 
 # -- commands ---------------------------------------------------------------------------------------------------------

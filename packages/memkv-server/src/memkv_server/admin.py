@@ -3,6 +3,7 @@
 
     GET /v1/health    open    200 healthy or degraded, 503 unhealthy
     GET /v1/ready     open    200 "ok" once the node takes data connections, else 503
+    GET /v1/openapi.json   open   all of this for a machine: ``openapi``
     GET /v1/status    token   JSON: version, memory, lanes, storage, connections, namespaces
     GET /v1/metrics   token   Prometheus text
 
@@ -30,6 +31,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from memkv_core.errors import ConfigError
+from memkv_server.admin_http import AdminProtocol
+from memkv_server.openapi import document
 
 log = logging.getLogger("memkv.server.admin")
 
@@ -79,6 +82,9 @@ def create_app(
         reason = node.not_ready()
         return PlainTextResponse("ok\n") if reason is None else error_response(503, reason)
 
+    async def openapi(_request: Request) -> Response:
+        return JSONResponse(document())
+
     async def status(_request: Request) -> Response:
         return JSONResponse(await node.status())
 
@@ -86,13 +92,24 @@ def create_app(
         text, content_type = await node.metrics()
         return Response(text, media_type=content_type)
 
+    further: dict[str, dict[str, Handler]] = {}  # one route a path: "allow" of a 405 names all of its methods
+    for method, path, handler in more:
+        further.setdefault(path, {})[method] = handler
+
+    def by_method(handlers: dict[str, Handler]) -> Handler:
+        async def choose(request: Request) -> Response:
+            return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+        return choose
+
     app = Starlette(
         routes=[
             Route("/v1/health", health),
             Route("/v1/ready", ready),
+            Route("/v1/openapi.json", openapi),
             Route("/v1/status", guarded(status)),
             Route("/v1/metrics", guarded(metrics)),
-            *(Route(path, guarded(handler), methods=[method]) for method, path, handler in more),
+            *(Route(path, guarded(by_method(of_path)), methods=list(of_path)) for path, of_path in further.items()),
             *pages,
         ],
         exception_handlers={HTTPException: _http_error, Exception: _server_error},
@@ -107,6 +124,7 @@ class AdminServer(uvicorn.Server):
     def __init__(self, app: Starlette, tls: tuple[Path, Path] | None) -> None:
         config = uvicorn.Config(
             app,
+            http=AdminProtocol,
             log_config=None,  # the process's own logging stands
             log_level="warning",
             access_log=False,
