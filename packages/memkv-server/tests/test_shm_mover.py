@@ -17,10 +17,14 @@ import pytest
 
 from memkv_core.places import PART, Access, Places, RegionKind, RegionRequest
 from memkv_core.regions import address_of
+from memkv_core.shared_memory import SIZE_IS_FIXED
 from memkv_server.movers import Pieces, PlaceError, Regions, pair
 from memkv_server.shm import ShmMover
 
 BOTH = Access.READ | Access.WRITE
+
+
+SEALS = {"by system calls": 0, "mapped": SIZE_IS_FIXED}
 
 
 @pytest.fixture
@@ -29,6 +33,12 @@ def mover() -> Iterator[ShmMover]:
     yield mover
     mover.close(lambda: None)
     _HELD.clear()
+
+
+@pytest.fixture(params=SEALS)
+def seals(request: pytest.FixtureRequest) -> int:
+    """Of memory that the lane maps, and of memory that it does not."""
+    return SEALS[request.param]
 
 
 def memory(content: bytes, *, seals: int = 0) -> int:
@@ -80,27 +90,37 @@ def test_the_nonce_is_read_where_the_region_begins(mover: ShmMover) -> None:
     assert is_open(key)
 
 
-def test_pieces_of_any_size_and_order(mover: ShmMover) -> None:
+def test_pieces_of_any_size_and_order(mover: ShmMover, seals: int) -> None:
     rng = random.Random(7)
     content = rng.randbytes(3 << 20)
-    descriptor = memory(content)
+    descriptor = memory(content, seals=seals)
     _, key, _ = mover.register(request(len(content)), descriptor)
+    assert (key in mover._mapped) == bool(seals)
     places: list[tuple[bytearray, int]] = []
     for _ in range(3000):  # more than one system call takes, neighbours among them
         at = places[-1][1] + len(places[-1][0]) if places and rng.random() < 0.6 else rng.randrange(len(content))
         size = min(rng.choice((1, 63, 4096, 5000, 70_000)), len(content) - at)
         if size:
             places.append((bytearray(size), at))
-    move = mover.read(pieces_of(key, places))
+    said: list[int] = []
+
+    def landed(count: int) -> None:
+        assert count >= (said[-1] if said else 0)
+        at = random.Random(count).randrange(count) if count else 0
+        assert all(local == content[at : at + len(local)] for local, at in places[at:count]), "it is not there yet"
+        said.append(count)
+
+    move = mover.read(pieces_of(key, places), landed)
     assert not move.settled
     total = sum(len(local) for local, _ in places)
     assert finish(mover) >= total // (64 << 10) - 1, "each turn moves a bounded share"
     assert (move.settled, move.failure) == (True, None)
+    assert said[-1] == len(places)
     assert all(local == content[at : at + len(local)] for local, at in places)
 
 
-def test_written_pieces_land_where_they_are_wanted_and_nowhere_else(mover: ShmMover) -> None:
-    descriptor = memory(b"\x55" * 200_000)
+def test_written_pieces_land_where_they_are_wanted_and_nowhere_else(mover: ShmMover, seals: int) -> None:
+    descriptor = memory(b"\x55" * 200_000, seals=seals)
     _, key, _ = mover.register(request(200_000), os.dup(descriptor))
     first, second = bytearray(b"a" * 70_000), bytearray(b"b" * 100)
     move = mover.write(pieces_of(key, [(first, 10), (second, 150_000)]), 1)
@@ -112,14 +132,33 @@ def test_written_pieces_land_where_they_are_wanted_and_nowhere_else(mover: ShmMo
     os.close(descriptor)
 
 
-def test_several_moves_go_one_after_the_other(mover: ShmMover) -> None:
-    _, key, _ = mover.register(request(1 << 20), memory(b"x" * (1 << 20)))
+def test_several_moves_go_one_after_the_other(mover: ShmMover, seals: int) -> None:
+    _, key, _ = mover.register(request(1 << 20), memory(b"x" * (1 << 20), seals=seals))
     targets = [bytearray(300_000) for _ in range(3)]
     moves = [mover.read(pieces_of(key, [(target, 0)])) for target in targets]
     assert not moves[2].settled
     finish(mover)
     assert [move.failure for move in moves] == [None] * 3
     assert all(target == b"x" * 300_000 for target in targets)
+
+
+def test_pieces_in_several_regions_by_whatever_means(mover: ShmMover) -> None:
+    """As of a put whose blocks are registered in part: an engine's memory, and the staging that is mapped."""
+    rng = random.Random(3)
+    contents = [rng.randbytes(500_000) for _ in range(3)]
+    keys = [
+        mover.register(request(500_000, region=at), memory(content, seals=SIZE_IS_FIXED * (at != 1)))[1]
+        for at, content in enumerate(contents)
+    ]
+    assert [key in mover._mapped for key in keys] == [True, False, True]
+    chosen = [rng.randrange(3) for _ in range(200)]
+    places = [(bytearray(rng.choice((1, 5000, 70_000))), rng.randrange(400_000)) for _ in chosen]
+    pieces = pieces_of(0, places)._replace(keys=np.array([keys[region] for region in chosen], np.uint32))
+    said: list[int] = []
+    move = mover.read(pieces, said.append)
+    finish(mover)
+    assert (move.failure, said[-1], said) == (None, 200, sorted(said))
+    assert all(local == contents[region][at : at + len(local)] for region, (local, at) in zip(chosen, places))
 
 
 # -- what a client should not do --------------------------------------------------------------------------------------
@@ -148,13 +187,13 @@ def test_memory_that_was_sealed_against_writing(mover: ShmMover) -> None:
     os.close(descriptor)
 
 
-def test_a_page_of_the_lane_that_is_not_there_is_a_failure_and_no_signal(mover: ShmMover) -> None:
+def test_a_page_of_the_lane_that_is_not_there_is_a_failure_and_no_signal(mover: ShmMover, seals: int) -> None:
     """What a drive that fails leaves in the mapping of its segments."""
     with tempfile.TemporaryFile() as file:
         file.truncate(8192)
         segment = mmap.mmap(file.fileno(), 8192)
         file.truncate(0)
-        _, key, _ = mover.register(request(8192), memory(bytes(8192)))
+        _, key, _ = mover.register(request(8192), memory(bytes(8192), seals=seals))
         view = memoryview(segment)
         pieces = Pieces(
             np.array([address_of(view)], np.uint64),
@@ -235,9 +274,9 @@ def test_reading_needs_no_right_to_write(mover: ShmMover) -> None:
 
 
 # -- its end ----------------------------------------------------------------------------------------------------------
-def test_a_descriptor_is_kept_as_long_as_a_move_needs_it(mover: ShmMover) -> None:
+def test_a_descriptor_is_kept_as_long_as_a_move_needs_it(mover: ShmMover, seals: int) -> None:
     content = random.Random(1).randbytes(1 << 20)
-    _, key, _ = mover.register(request(len(content)), memory(content))
+    _, key, _ = mover.register(request(len(content)), memory(content, seals=seals))
     target = bytearray(len(content))
     move = mover.read(pieces_of(key, [(target, 0)]))
     mover.deregister(1)
@@ -247,9 +286,9 @@ def test_a_descriptor_is_kept_as_long_as_a_move_needs_it(mover: ShmMover) -> Non
     assert not is_open(key)
 
 
-def test_close_ends_everything_at_once() -> None:
+def test_close_ends_everything_at_once(seals: int) -> None:
     mover = ShmMover(turn_bytes=4096, regions_max=4)
-    _, key, _ = mover.register(request(1 << 20), memory(bytes(1 << 20)))
+    _, key, _ = mover.register(request(1 << 20), memory(bytes(1 << 20), seals=seals))
     move = mover.read(pieces_of(key, [(bytearray(1 << 20), 0)]))
     done: list[bool] = []
     mover.close(lambda: done.append(move.settled))

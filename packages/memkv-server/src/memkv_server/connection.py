@@ -353,7 +353,11 @@ class Connection:
         if context.shm is not None:
             welcome["shm"] = {**context.shm, "host": host_digest(hello.key_id)}
         if self._local:
-            mover = ShmMover(turn_bytes=limits.TURN_BYTES, regions_max=limits.SHM_REGIONS_MAX)
+            mover = ShmMover(
+                turn_bytes=limits.TURN_BYTES,
+                regions_max=limits.SHM_REGIONS_MAX,
+                guarded=context.shm_guarded,
+            )
             self._placements = Placements(context.handler, mover, self.transport)
         if context.rdma is not None and (offer := context.rdma.offer()) is not None:
             welcome["rdma"] = offer

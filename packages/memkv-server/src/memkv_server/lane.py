@@ -59,6 +59,7 @@ class Lane:
             int(start["lane"]),
             int(start["lane_count"]),
             shm=start.get("shm"),
+            shm_guarded=start.get("mode") not in ("memory", "direct"),
         )
         self.context.crowded = lambda: len(self._connections) > self._connections_max
         self._epoll = select.epoll()

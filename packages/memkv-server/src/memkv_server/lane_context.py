@@ -27,6 +27,7 @@ class LaneContext:
     lane: int
     lane_count: int
     shm: Mapping[str, str] | None = None  # the node's Unix socket and name; None: it has no such socket
+    shm_guarded: bool = True  # the engine's memory is a mapping of drives, which may not give a page of it back
     drain: memoryview = field(default_factory=lambda: memoryview(bytearray(limits.DRAIN_BYTES)))
     draining: bool = False
     turn_bytes: int = WINDOW_BYTES  # moved by one system call; less while others have something to do as well

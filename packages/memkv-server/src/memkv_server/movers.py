@@ -41,6 +41,9 @@ class Pieces(NamedTuple):
     sizes: npt.NDArray[np.int64]
 
 
+Landed = Callable[[int], None]  # told how many of a move's pieces are in place: the first so many
+
+
 class Move(Protocol):
     """Something under way. It settles in the mover's ``turn`` or in an event of its own."""
 
@@ -64,8 +67,8 @@ class Mover(Protocol):
     def deregister(self, region: int) -> None:
         """The region is used no more."""
 
-    def read(self, pieces: Pieces) -> Move:
-        """From the client's memory into the lane's."""
+    def read(self, pieces: Pieces, landed: Landed | None = None) -> Move:
+        """From the client's memory into the lane's. A mover that copies by itself says as it goes what has landed."""
 
     def write(self, pieces: Pieces, request_id: int) -> Move:
         """From the lane's memory into the client's."""
@@ -211,7 +214,7 @@ class MemoryMover:
     def deregister(self, region: int) -> None:
         """Nothing is kept of a region."""
 
-    def read(self, pieces: Pieces) -> Move:
+    def read(self, pieces: Pieces, landed: Landed | None = None) -> Move:
         return self._begin(pieces.remote, pieces.local, pieces.sizes)
 
     def write(self, pieces: Pieces, request_id: int) -> Move:

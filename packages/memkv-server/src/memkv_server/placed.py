@@ -89,7 +89,10 @@ class Placements:
         if reservation is None:
             return PlacedPut(None, header, MOVED, begun_s, self._handler.end_put(None, header))
         pieces = pair(places, remote, rkeys, reservation.extents)
-        move = self.mover.read(pieces) if len(pieces.sizes) else MOVED
+        move: Move = MOVED
+        if len(pieces.sizes):
+            values_are_pieces = len(pieces.sizes) == header.key_count and bool((places.counts == 1).all())
+            move = self.mover.read(pieces, reservation.landed if values_are_pieces else None)
         return PlacedPut(reservation, header._replace(payload_bytes=sum(request.lengths)), move, begun_s)
 
     def end_put(self, put: PlacedPut) -> Response:

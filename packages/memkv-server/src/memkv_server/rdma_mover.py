@@ -20,7 +20,7 @@ from memkv_core.regions import Regions
 from memkv_core.staging import Staging
 from memkv_core.transports.verbs import Completion, Endpoint, VerbsError, WorkKind, WorkStatus, status_name
 from memkv_core.transports.work import TRANSFER, SendQueue, Transfers
-from memkv_server.movers import Move, Pieces, PlaceError, Settled
+from memkv_server.movers import Landed, Move, Pieces, PlaceError, Settled
 
 _STEPS_PER_TURN: Final = 1
 _UNREADABLE: Final = "the drive does not give its pages"
@@ -102,7 +102,7 @@ class RdmaMover:
     def deregister(self, region: int) -> None:
         """Nothing is kept of a region."""
 
-    def read(self, pieces: Pieces) -> Move:
+    def read(self, pieces: Pieces, landed: Landed | None = None) -> Move:
         return self._begin(WorkKind.READ, pieces, None)
 
     def write(self, pieces: Pieces, request_id: int) -> Move:

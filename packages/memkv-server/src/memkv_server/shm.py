@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves payload between the lane and memory that a client on this host shares: by ``preadv`` and ``pwritev``.
+"""Moves payload between the lane and memory that a client on this host shares.
 
-A client hands over descriptors of memory (memfd, tmpfs) on the node's Unix socket. The lane never maps them. The
-kernel copies between the file and the lane's segments, one system call for all pieces that are neighbours in the file:
+A client hands over descriptors of memory (memfd, tmpfs) on the node's Unix socket. Its staging, which nothing can take
+a page away from, is mapped (``client_memory``) and copied to and from. Anything else, an engine's pool above all, the
+lane never maps: the kernel copies between the file and the lane's segments by ``preadv`` and ``pwritev``, one system
+call for all pieces that are neighbours in the file:
 
 - A client that shrinks its file makes a short read, and a drive that does not give a page back makes EFAULT; over a
   mapping either would be a SIGBUS, and the end of the lane.
-- Nothing has to be sealed, so memory of others (an engine's pool) can be shared as it is.
-- What is left of a connection is its descriptors. Once they are closed nothing can be moved any more.
+- Nothing has to be sealed, so memory of others can be shared as it is.
+- What is left of a connection is its descriptors and mappings. Once they are gone nothing can be moved any more.
+
+Where the lane's own memory is a mapping of a drive (``guarded``), its pages are brought in just before each copy, which
+tells of one that the drive does not give back.
 
 The measurements behind it are in ``docs/design/0007-shared-memory.md``.
 """
@@ -29,11 +34,14 @@ import numpy.typing as npt
 
 from memkv_core.limits import IOV_MAX
 from memkv_core.places import NONCE_BYTES, Access, RegionKind, RegionRequest
-from memkv_server.movers import MOVED, Move, Pieces, PlaceError
+from memkv_server.client_memory import ClientMemory, populate
+from memkv_server.limits import SHM_VERIFIED_BYTES
+from memkv_server.movers import MOVED, Landed, Move, Pieces, PlaceError
 
 _TMPFS_MAGIC: Final = 0x01021994  # memfd as well; what lies on a drive or a network could keep a lane waiting
 _INTERRUPTED: Final = (errno.EINTR, errno.EAGAIN)
 _VECTOR: Final = np.dtype([("base", np.uint64), ("size", np.uint64)])  # struct iovec
+_memmove: Final = ctypes.memmove
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _Transfer = Any  # of ctypes: (fd, vectors, count, offset) -> bytes moved, or -1
@@ -48,10 +56,12 @@ _libc.fstatfs.argtypes = [ctypes.c_int, ctypes.c_void_p]
 class ShmMover:
     """See ``movers.Mover``. ``turn_bytes`` are moved at a time, so that a lane's other clients have their turn."""
 
-    def __init__(self, *, turn_bytes: int, regions_max: int) -> None:
+    def __init__(self, *, turn_bytes: int, regions_max: int, guarded: bool = True) -> None:
         self._turn_bytes = turn_bytes
         self._regions_max = regions_max
+        self._guarded = guarded
         self._descriptors: dict[int, int] = {}  # by region
+        self._mapped: dict[int, ClientMemory] = {}  # by descriptor
         self._unused: list[int] = []  # to be closed once no move can need them
         self._moves: list[_Move] = []
 
@@ -63,7 +73,13 @@ class ShmMover:
             if len(self._descriptors) >= self._regions_max:
                 raise PlaceError(f"more than {self._regions_max} regions")
             _check(request, descriptor)
-            answer = os.pread(descriptor, NONCE_BYTES, request.address) if request.access & Access.WRITE else b""
+            answer = b""
+            if request.access & Access.WRITE:
+                answer = os.pread(descriptor, NONCE_BYTES, request.address)
+                if not request.address:
+                    memory = ClientMemory.of(descriptor, request.size_bytes)
+                    if memory is not None:
+                        self._mapped[descriptor] = memory
         except (PlaceError, OSError) as error:
             os.close(descriptor)
             raise PlaceError(str(error)) from error
@@ -76,20 +92,49 @@ class ShmMover:
             self._unused.append(descriptor)
             self._close_unused()
 
-    def read(self, pieces: Pieces) -> Move:
-        return self._begin(_preadv, pieces)
+    def read(self, pieces: Pieces, landed: Landed | None = None) -> Move:
+        return self._begin(pieces, landed, into_lane=True)
 
     def write(self, pieces: Pieces, request_id: int) -> Move:
-        return self._begin(_pwritev, pieces)
+        return self._begin(pieces, None, into_lane=False)
 
-    def _begin(self, transfer: _Transfer, pieces: Pieces) -> Move:
+    def _begin(self, pieces: Pieces, landed: Landed | None, *, into_lane: bool) -> Move:
         if not len(pieces.sizes):
             return MOVED
-        move = _Move(transfer, pieces)
+        move = _Move(self._runs(pieces, into_lane), landed)
         self._moves.append(move)
         if len(self._moves) == 1:
             self.turn()
         return move
+
+    def _runs(self, pieces: Pieces, into_lane: bool) -> list[_Copies | _Vectors]:
+        """The pieces in their order, split where they go on in another region or by other means."""
+        keys = pieces.keys
+        first_key = int(keys[0])
+        if len(keys) == 1 or bool((keys == first_key).all()):
+            return self._runs_of_one(first_key, pieces, into_lane)
+        splits = (np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist()
+        runs: list[_Copies | _Vectors] = []
+        for first, last in itertools.pairwise([0, *splits, len(keys)]):
+            part = Pieces(
+                pieces.local[first:last], pieces.remote[first:last], keys[first:last], pieces.sizes[first:last]
+            )
+            runs += self._runs_of_one(int(keys[first]), part, into_lane)
+        return runs
+
+    def _runs_of_one(self, key: int, pieces: Pieces, into_lane: bool) -> list[_Copies | _Vectors]:
+        memory = self._mapped.get(key)
+        if memory is not None:
+            return [_Copies(memory.address, pieces, into_lane=into_lane, guarded=self._guarded)]
+        vectors = np.empty(len(pieces.sizes), _VECTOR)
+        vectors["base"], vectors["size"] = pieces.local, pieces.sizes
+        ends = pieces.remote + vectors["size"]
+        splits = (np.flatnonzero(pieces.remote[1:] != ends[:-1]) + 1).tolist()
+        transfer = _preadv if into_lane else _pwritev
+        return [
+            _Vectors(transfer, key, int(pieces.remote[first]), int(ends[last - 1]), vectors[first:last])
+            for first, last in itertools.pairwise([0, *splits, len(vectors)])
+        ]
 
     def turn(self) -> bool:
         left = self._turn_bytes
@@ -103,7 +148,11 @@ class ShmMover:
     def _close_unused(self) -> None:
         if not self._moves:
             while self._unused:
-                os.close(self._unused.pop())
+                descriptor = self._unused.pop()
+                memory = self._mapped.pop(descriptor, None)
+                if memory is not None:
+                    memory.close()
+                os.close(descriptor)
 
     def close(self, done: Callable[[], None]) -> None:
         for move in self._moves:
@@ -115,48 +164,141 @@ class ShmMover:
 
 
 class _Move:
-    """See ``movers.Move``. Runs of pieces that are neighbours in one file are moved with one system call each."""
+    """See ``movers.Move``. ``landed`` is told how many pieces are in place, now and then and in the end."""
 
-    def __init__(self, transfer: _Transfer, pieces: Pieces) -> None:
+    def __init__(self, runs: list[_Copies | _Vectors], landed: Landed | None) -> None:
         self.settled = False
         self.failure: str | None = None
-        self._transfer = transfer
-        vectors = np.empty(len(pieces.sizes), _VECTOR)
-        vectors["base"], vectors["size"] = pieces.local, pieces.sizes
-        ends = pieces.remote + vectors["size"]
-        splits = np.flatnonzero((pieces.remote[1:] != ends[:-1]) | (pieces.keys[1:] != pieces.keys[:-1])) + 1
-        bounds = [0, *splits.tolist(), len(vectors)]
-        self._runs = [
-            (int(pieces.keys[first]), int(pieces.remote[first]), vectors[first:last], int(ends[last - 1]))
-            for first, last in itertools.pairwise(bounds)
-        ][::-1]  # (descriptor, where they begin in its file, memory of the lane, where they end)
+        self._runs = runs[::-1]
+        self._landed = landed
+        self._done_count = 0  # pieces of earlier runs
 
     def advance(self, size_max: int) -> int:
         """Moves about so many bytes; how many it were."""
         moved = 0
         while self._runs and moved < size_max:
-            descriptor, offset, vectors, end = self._runs.pop()
-            some = vectors
-            if end - offset > size_max - moved or len(vectors) > IOV_MAX:
-                some = _first(vectors, size_max - moved)
-            size = self._transfer(descriptor, some.ctypes.data, len(some), offset)
-            if size <= 0:
-                number = ctypes.get_errno() if size else 0
-                if size < 0 and number in _INTERRUPTED:
-                    self._runs.append((descriptor, offset, vectors, end))
-                    continue
-                self.fail(os.strerror(number) if number else "the region is shorter than it was")
+            run = self._runs[-1]
+            step = size_max if self._landed is None else run.verified_bytes
+            try:
+                moved += run.advance(min(step, size_max - moved))
+            except OSError as error:
+                self.fail(error.strerror or str(error))
                 return moved
-            moved += size
-            offset += size
-            if offset < end:
-                self._runs.append((descriptor, offset, _after(vectors, size), end))
+            if run.done:
+                del self._runs[-1]
+            if self._landed is not None:
+                self._landed(self._done_count + run.done_count)
+            if run.done:
+                self._done_count += run.done_count
         self.settled = not self._runs
         return moved
 
     def fail(self, why: str) -> None:
         self._runs.clear()
         self.settled, self.failure = True, why
+
+
+class _Copies:
+    """Pieces in a region that is mapped, from or to the lane's memory."""
+
+    verified_bytes = SHM_VERIFIED_BYTES
+
+    def __init__(self, base: int, pieces: Pieces, *, into_lane: bool, guarded: bool) -> None:
+        self.done_count = 0
+        self._local: list[int] = pieces.local.tolist()
+        self._remote: list[int] = [base + at for at in pieces.remote.tolist()]
+        self._sizes: list[int] = pieces.sizes.tolist()
+        self._into_lane = into_lane
+        self._guarded = guarded
+        self._begun = 0  # bytes of the next piece that are in place
+
+    @property
+    def done(self) -> bool:
+        return self.done_count == len(self._sizes)
+
+    def advance(self, size_max: int) -> int:
+        """Whole pieces, of so many bytes at most together, or a share of a larger one. Raises OSError."""
+        first, moved = self.done_count, self._cut_piece(size_max)
+        if moved:
+            return moved
+        last, sizes = first, self._sizes
+        while last < len(sizes) and moved + sizes[last] <= size_max:
+            moved += sizes[last]
+            last += 1
+        local = self._local[first:last]
+        if self._guarded:
+            self._populate(local, sizes[first:last], moved)
+        remote = self._remote[first:last]
+        targets, sources = (local, remote) if self._into_lane else (remote, local)
+        for target, source, size in zip(targets, sources, sizes[first:last]):
+            _memmove(target, source, size)
+        self.done_count = last
+        return moved
+
+    def _cut_piece(self, size_max: int) -> int:
+        """A share of the next piece, where it is larger than a share; 0: it is not."""
+        at, begun = self.done_count, self._begun
+        left = self._sizes[at] - begun
+        if not begun and left <= size_max:
+            return 0
+        size = min(left, size_max)
+        local, remote = self._local[at] + begun, self._remote[at] + begun
+        if self._guarded:
+            self._populate([local], [size], size)
+        _memmove(*((local, remote) if self._into_lane else (remote, local)), size)
+        self._begun += size
+        if size == left:
+            self.done_count, self._begun = at + 1, 0
+        return size
+
+    def _populate(self, addresses: list[int], sizes: list[int], total: int) -> None:
+        """Neighbours in one call, where little lies between them."""
+        start = min(addresses)
+        end = max(map(int.__add__, addresses, sizes))
+        extents = [(start, end - start)] if end - start <= 2 * total else list(zip(addresses, sizes))
+        for address, size in extents:
+            if not populate(address, size, writable=self._into_lane):
+                raise OSError(errno.EFAULT, os.strerror(errno.EFAULT))
+
+
+class _Vectors:
+    """Pieces that are neighbours in one file, moved by system calls."""
+
+    verified_bytes = 4 * SHM_VERIFIED_BYTES
+
+    def __init__(self, transfer: _Transfer, descriptor: int, offset: int, end: int, vectors: npt.NDArray[np.void]):
+        self.done_count = 0
+        self._transfer = transfer
+        self._descriptor = descriptor
+        self._offset = offset
+        self._end = end
+        self._vectors = vectors
+
+    @property
+    def done(self) -> bool:
+        return self._offset == self._end
+
+    def advance(self, size_max: int) -> int:
+        """One system call for about so many bytes. Raises OSError."""
+        vectors = self._vectors
+        some = vectors
+        if self._end - self._offset > size_max or len(vectors) > IOV_MAX:
+            some = _first(vectors, size_max)
+        while True:
+            size: int = self._transfer(self._descriptor, some.ctypes.data, len(some), self._offset)
+            if size > 0:
+                break
+            number = ctypes.get_errno() if size else 0
+            if not size or number not in _INTERRUPTED:
+                why = os.strerror(number) if number else "the region is shorter than it was"
+                raise OSError(number, why)
+        self._offset += size
+        if self._offset < self._end:
+            self._vectors = _after(vectors, size)
+            self.done_count += len(vectors) - len(self._vectors)
+        else:
+            self.done_count += len(vectors)
+        return size
 
 
 def _first(vectors: npt.NDArray[np.void], size_max: int) -> npt.NDArray[np.void]:

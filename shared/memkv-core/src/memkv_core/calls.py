@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -18,10 +18,11 @@ from memkv_core.arguments import spread, taken
 from memkv_core.buffers import prefix_parts, total_bytes
 from memkv_core.digests import digest, digests
 from memkv_core.errors import MemKVError, RemoteProtocolError
-from memkv_core.limits import VALUE_BYTES_MAX
+from memkv_core.limits import KIB, VALUE_BYTES_MAX
 from memkv_core.wire import DIGEST_BYTES, DigestKind, Flag, Opcode, Status
 
 Parts = list[memoryview]
+_HOT_BYTES: Final = 256 * KIB  # of blocks that are in the cache still when they have been digested
 _KINDS: Final = tuple(map(int, DigestKind))
 
 
@@ -50,6 +51,11 @@ class KeysCall:
     @property
     def metadata(self) -> bytes:
         return wire.encode_keys(self.keys)
+
+    def metadata_while(self, read: Callable[[int, int], None]) -> bytes:
+        if self.blocks is not None:
+            read(0, self.key_count)
+        return self.metadata
 
     def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
         self._check_count(header)
@@ -106,6 +112,17 @@ class PutCall(KeysCall):
     @property
     def metadata(self) -> bytes:
         return wire.encode_put(self.keys, self._lengths, digests(self._values, self.kind), self._metas)
+
+    def metadata_while(self, read: Callable[[int, int], None]) -> bytes:
+        found: list[bytes] = []
+        pending_bytes = 0
+        for end, length in enumerate(self._lengths, 1):
+            pending_bytes += length
+            if pending_bytes >= _HOT_BYTES or end == self.key_count:
+                first, pending_bytes = len(found), 0
+                found += digests(self._values[first:end], self.kind)
+                read(first, end)
+        return wire.encode_put(self.keys, self._lengths, found, self._metas)
 
 
 class GetCall(KeysCall):

@@ -28,7 +28,7 @@ CONNECT_RDMA, the metadata of its request and of its response::
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
@@ -42,6 +42,9 @@ PART: Final = np.dtype([("region", "<u4"), ("offset", "<u8"), ("bytes", "<u4")])
 PART_BYTES: Final = 16
 NONCE_BYTES: Final = 32
 _COUNT: Final = np.dtype("<u2")
+_ONE: Final = b"\1\0"
+_PART: Final = struct.Struct("<IQI")
+_ARRAY_MIN: Final = 24  # parts from which arrays are faster
 _REGION: Final = struct.Struct("<IBBHQQII32s")
 _ENDPOINT: Final = struct.Struct("<II16sHBBHBB")
 assert (PART.itemsize, _REGION.size, _ENDPOINT.size) == (PART_BYTES, 64, 32)
@@ -100,6 +103,20 @@ class Endpoint(NamedTuple):
 def encode_places(places: Places) -> bytes:
     """What follows a PUT's or GET's metadata."""
     return places.counts.astype(_COUNT, copy=False).tobytes() + places.parts.tobytes()
+
+
+def encode_run(count: int, staged: Mapping[int, tuple[int, int]], region: int, offset: int) -> bytes:
+    """The same where values are in one part each, or empty, and all parts in one region: ``staged`` has, by the value's
+    place among ``count``, (where its part begins after ``offset``, its bytes)."""
+    counts = (
+        _ONE * count if len(staged) == count else b"".join([_ONE if at in staged else b"\0\0" for at in range(count)])
+    )
+    if len(staged) < _ARRAY_MIN:
+        return counts + b"".join([_PART.pack(region, offset + start, size) for start, size in staged.values()])
+    parts = np.empty(len(staged), PART)
+    where = np.array(list(staged.values()), np.int64)
+    parts["region"], parts["offset"], parts["bytes"] = region, where[:, 0] + offset, where[:, 1]
+    return counts + parts.tobytes()
 
 
 def decode_places(data: bytes | memoryview, sizes: Sequence[int]) -> Places:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -45,13 +46,16 @@ class _Table(NamedTuple):
     starts: Addresses  # sorted
     ends: Addresses
     numbers: Numbers
+    first: list[int]  # the starts and ends, for one look-up
+    last: list[int]
 
 
 def _table(ranges: Sequence[Range]) -> _Table:
     ordered = sorted(ranges, key=lambda each: each.address)
     starts = np.array([each.address for each in ordered], np.uint64)
     ends = np.array([each.address + each.size_bytes for each in ordered], np.uint64)
-    return _Table(starts, ends, np.array([each.number for each in ordered], np.int64))
+    numbers = np.array([each.number for each in ordered], np.int64)
+    return _Table(starts, ends, numbers, starts.tolist(), ends.tolist())
 
 
 class Regions:
@@ -99,6 +103,14 @@ class Regions:
     def ranges(self) -> dict[int, Range]:
         """By number; not to be altered."""
         return self._ranges
+
+    def find_one(self, address: int, size_bytes: int) -> tuple[int, int]:
+        """The same as ``find`` of one piece: (number or -1, offset)."""
+        table = self._found
+        at = bisect_right(table.first, address) - 1
+        if at < 0 or address + size_bytes > table.last[at]:
+            return -1, 0
+        return int(table.numbers[at]), address - table.first[at]
 
     def find(self, addresses: Addresses, sizes: Numbers) -> tuple[Numbers, Addresses]:
         """(the number of the range that holds each of the pieces of memory, -1 where none does; its offset in it)."""

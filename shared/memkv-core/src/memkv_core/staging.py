@@ -95,6 +95,12 @@ class Staging:
             del self._free[:count]
         return taken
 
+    def address_of_run(self, slots: Sequence[int]) -> int | None:
+        """Where the first of these slots begins; None unless each is followed by the next one."""
+        if slots and slots[-1] - slots[0] == len(slots) - 1:
+            return self._address + slots[0] * self.slot_bytes
+        return None
+
     def slots_of(self, size_bytes: int) -> int:
         """How many slots so many bytes take."""
         return -(-size_bytes // self.slot_bytes)

@@ -28,7 +28,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from memkv_core import wire
@@ -189,6 +189,9 @@ class _Carrier:
     @error.setter
     def error(self, value: MemKVError | None) -> None:
         self._call.error = value
+
+    def metadata_while(self, read: Callable[[int, int], None]) -> bytes:
+        return self._call.metadata_while(read)
 
     def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
         if self._fault == "lose_response":

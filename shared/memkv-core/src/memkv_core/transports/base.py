@@ -8,7 +8,7 @@ what to send, where the response's payload goes, and what to do as it lands.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -47,6 +47,10 @@ class Call(Protocol):
     @property
     def metadata(self) -> bytes:
         """The request's metadata; asked for once, when the request is about to be sent."""
+
+    def metadata_while(self, read: Callable[[int, int], None]) -> bytes:
+        """As ``metadata``, of a request with values: ``read(first, end)`` is called for the blocks from one place to
+        another once each, in order, right after their bytes were read here: they are in the cache."""
 
     def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
         """Takes a verified response and returns where its payload goes, exactly ``header.payload_bytes`` in all.

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -31,6 +31,9 @@ class ControlCall:
         self.started = self.done = False
         self.error: MemKVError | None = None
         self.answer = b""
+
+    def metadata_while(self, read: Callable[[int, int], None]) -> bytes:
+        return self.metadata
 
     def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:
         self.answer = metadata

@@ -10,30 +10,25 @@ where it was wanted, when it has come.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
-from itertools import chain
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from memkv_core import wire
 from memkv_core.buffers import prefix_parts
 from memkv_core.errors import MemKVError, RefusedError, RemoteProtocolError
-from memkv_core.limits import KIB, PLACED_PARTS_MAX, VALUE_BYTES_MAX
-from memkv_core.places import PART, Places, encode_places
-from memkv_core.regions import Regions, address_of, addresses_of
+from memkv_core.limits import KIB, VALUE_BYTES_MAX
+from memkv_core.places import PART, Places, encode_places, encode_run
+from memkv_core.regions import Regions, address_of
 from memkv_core.staging import Staging
 from memkv_core.transports.base import Call
+from memkv_core.transports.layout import Parts, lay_out
 from memkv_core.wire import ErrorCode, Flag, Opcode, Status
-
-Parts = list[memoryview]
 
 _memmove: Final = ctypes.memmove
 
-_ALIGNMENT: Final = 64  # of a staged block: a cache line
 _VERIFIED_BYTES: Final = 256 * KIB  # that are copied before they are verified
-_BLOCK_PARTS_MAX: Final = 0xFFFF
 
 
 def copy(sources: Sequence[memoryview], targets: Sequence[memoryview]) -> None:
@@ -49,67 +44,6 @@ def copy(sources: Sequence[memoryview], targets: Sequence[memoryview]) -> None:
             at, source_at = at + 1, 0
         if done == len(target):
             target_at, done = target_at + 1, 0
-
-
-class Layout(NamedTuple):
-    """Where the blocks of a call are. ``staged`` maps the place of a block to (its offset, its bytes) in the slots."""
-
-    counts: npt.NDArray[np.uint16]
-    parts: npt.NDArray[np.void]  # of PART; those of staged blocks are filled in when there are slots
-    staged: dict[int, tuple[int, int]]
-    staged_bytes: int  # room in the slots
-    too_many_parts: bool
-
-
-def lay_out(blocks: Sequence[Parts], regions: Regions, *, direct: bool) -> Layout:
-    """Registered blocks by their regions, if ``direct``; all others staged."""
-    count = len(blocks)
-    counts = np.fromiter(map(len, blocks), np.int64, count)
-    views = list(chain.from_iterable(blocks))
-    sizes = np.fromiter(map(len, views), np.int64, len(views))
-    too_many = max(len(views), int(counts.max(initial=0))) > min(PLACED_PARTS_MAX, _BLOCK_PARTS_MAX)
-    if too_many or not direct or not regions.ranges:
-        return _lay_out_staged(counts, sizes)
-    numbers, offsets = regions.find(addresses_of(views), sizes)
-    if (numbers >= 0).all():
-        parts = np.empty(len(views), PART)
-        parts["region"], parts["offset"], parts["bytes"] = numbers, offsets, sizes
-        return Layout(counts.astype(np.uint16), parts, {}, 0, False)
-    return _lay_out_mixed(counts, sizes, numbers, offsets)
-
-
-def _lay_out_staged(counts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64]) -> Layout:
-    ends = np.cumsum(counts)
-    totals = np.append(0, np.cumsum(sizes))
-    block_bytes = totals[ends] - totals[ends - counts]
-    staged, staged_bytes = _room(np.flatnonzero(counts), block_bytes)
-    return Layout(np.zeros(len(counts), np.uint16), np.zeros(0, PART), staged, staged_bytes, False)
-
-
-def _room(places: npt.NDArray[np.int64], block_bytes: npt.NDArray[np.int64]) -> tuple[dict[int, tuple[int, int]], int]:
-    """(place: (offset, bytes) of each block that is staged, the room that they take)."""
-    held = block_bytes[places]
-    ends = np.cumsum(-(-held // _ALIGNMENT) * _ALIGNMENT)
-    starts = np.append(0, ends)[:-1]
-    staged = dict(zip(places.tolist(), zip(starts.tolist(), held.tolist())))
-    return staged, int(ends[-1]) if len(ends) else 0
-
-
-def _lay_out_mixed(
-    counts: npt.NDArray[np.int64],
-    sizes: npt.NDArray[np.int64],
-    numbers: npt.NDArray[np.int64],
-    offsets: npt.NDArray[np.uint64],
-) -> Layout:
-    bounds = np.concatenate(([0], np.cumsum(counts)))
-    missing = np.diff(np.concatenate(([0], np.cumsum(numbers < 0)))[bounds])
-    block_bytes = np.diff(np.concatenate(([0], np.cumsum(sizes)))[bounds])
-    kept = np.repeat(missing == 0, counts)
-    parts = np.empty(int(kept.sum()), PART)
-    parts["region"], parts["offset"], parts["bytes"] = numbers[kept], offsets[kept], sizes[kept]
-    staged, staged_bytes = _room(np.flatnonzero(missing), block_bytes)
-    direct_counts = np.where(missing > 0, 0, counts).astype(np.uint16)
-    return Layout(direct_counts, parts, staged, staged_bytes, len(parts) + len(staged) > PLACED_PARTS_MAX)
 
 
 class Shelf:
@@ -162,7 +96,7 @@ class PlacedCall:
             self._blocks = [prefix_parts(parts, min(_size(parts), VALUE_BYTES_MAX)) for parts in self._blocks]
         direct = shelf.gets_direct if self._is_get else shelf.puts_direct
         self._layout = lay_out(self._blocks, shelf.regions, direct=direct)
-        self._staged_at: dict[int, int] = {}  # the address of each staged block that is in one piece
+        self._base: int | None = None  # where the slots begin, if they are neighbours
         self._scatter: list[tuple[int, int]] = []  # (place, length) of each hit
         self._placed = False
 
@@ -235,6 +169,7 @@ class PlacedCall:
                 self._inline("staging")
                 return True
             self.slots = slots
+            self._base = shelf.staging.address_of_run(slots)
         self._placed = True
         self.call.flags |= Flag.PLACED
         shelf.under_way.add(self)
@@ -245,31 +180,38 @@ class PlacedCall:
         self.inline_cause = cause
         self.sources, self.payload_bytes = self.call.sources, self.call.payload_bytes
 
+    def metadata_while(self, read: Callable[[int, int], None]) -> bytes:
+        """It makes use of that itself."""
+        read(0, self.key_count)
+        return self.metadata
+
     @property
     def metadata(self) -> bytes:
-        metadata = self.call.metadata
         if not self._placed:
-            return metadata
-        places = self.places()
-        if not self._is_get:
-            for place, (_, size) in self._layout.staged.items():
-                self._copy(place, size, out=False)
-        return metadata + encode_places(places)
+            return self.call.metadata
+        metadata = self.call.metadata if self._is_get else self.call.metadata_while(self._copy_in)
+        return metadata + self._encoded_places()
+
+    def _encoded_places(self) -> bytes:
+        layout, shelf = self._layout, self._shelf
+        if layout.counts is None and self._base is not None and layout.staged:
+            number, offset = shelf.regions.find_one(self._base, layout.staged_bytes)
+            if number >= 0:
+                return encode_run(len(self._blocks), layout.staged, number, offset)
+        return encode_places(self.places())
 
     def places(self) -> Places:
         """Where its blocks are, those that are staged in the slots it holds."""
         layout, regions = self._layout, self._shelf.regions
+        counts = np.zeros(len(self._blocks), np.uint16) if layout.counts is None else layout.counts.copy()
         if not layout.staged:
-            return Places(layout.counts, layout.parts)
+            return Places(counts, layout.parts)
         where = np.array(list(layout.staged.values()), np.int64)
         pieces, addresses, sizes = self._shelf.staging.pieces(self.slots, where[:, 0], where[:, 1])
         staged = np.empty(len(sizes), PART)
         staged["region"], staged["offset"] = regions.find(addresses, sizes)
         staged["bytes"] = sizes
         owners = np.fromiter(layout.staged, np.int64, len(layout.staged))
-        if len(pieces) == len(sizes):
-            self._staged_at = dict(zip(layout.staged, addresses.tolist()))
-        counts = layout.counts.copy()
         counts[owners] = pieces
         if not len(layout.parts):
             return Places(counts, staged)
@@ -280,14 +222,24 @@ class PlacedCall:
         parts[of_staged], parts[~of_staged] = staged, layout.parts
         return Places(counts, parts)
 
+    def _copy_in(self, first: int, end: int) -> None:
+        """The blocks at these places into the staging, where they go by it; they have just been read."""
+        staged = self._layout.staged
+        for place in range(first, end):
+            if place in staged:
+                self._copy(place, staged[place][1], out=False)
+
     def _copy(self, place: int, size: int, *, out: bool) -> None:
         """The first bytes of a staged block, out of the staging or into it."""
-        block, address = self._blocks[place], self._staged_at.get(place)
-        if address is not None and len(block) == 1:
+        block, base, offset = self._blocks[place], self._base, self._layout.staged[place][0]
+        if base is not None and len(block) == 1:
             mine = address_of(block[0])
-            _memmove(*((mine, address) if out else (address, mine)), size)
+            if out:
+                _memmove(mine, base + offset, size)
+            else:
+                _memmove(base + offset, mine, size)
             return
-        staged = self._shelf.staging.views(self.slots, self._layout.staged[place][0], size)
+        staged = self._shelf.staging.views(self.slots, offset, size)
         copy(*((staged, prefix_parts(block, size)) if out else (block, staged)))
 
     def accept(self, header: wire.Header, metadata: bytes) -> list[memoryview]:

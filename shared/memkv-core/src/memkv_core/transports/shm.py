@@ -247,7 +247,7 @@ class ShmTransport(OneSidedTransport):
         own = Range(_STAGING, staging.address, staging.size_bytes)
         regions = Regions()
         regions.replace({_STAGING: own})
-        shelf = Shelf(regions, staging, puts_direct=True, gets_direct=False, depth=_DEPTH, depth_of_all=_DEPTH)
+        shelf = Shelf(regions, staging, puts_direct=False, gets_direct=False, depth=_DEPTH, depth_of_all=_DEPTH)
         shelf.slots_known = staging.slot_count
         return _CountedPath(shelf, shared, own, self)
 
@@ -308,6 +308,7 @@ class ShmTransport(OneSidedTransport):
                 calls.append(call)
         path.known = ranges
         path.shelf.regions.replace({_STAGING: path.own, **ranges})
+        path.shelf.puts_direct = bool(ranges)  # nobody's blocks are in the staging
         return calls
 
     def _announcement(self, known: Range) -> ControlCall | None:
