@@ -16,6 +16,7 @@ from typing import Any, get_args
 import pytest
 import typer.main
 from pydantic import BaseModel
+from rich.text import Text
 
 from memkv_core import ClientConfig
 from memkv_core.metrics import client_table
@@ -91,6 +92,11 @@ def _commands() -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("page", "line"), sorted(set(_commands())))
 def test_command_that_a_page_shows_exists(page: str, line: str) -> None:
+    _assert_exists(page, line)
+
+
+def _assert_exists(page: str, line: str) -> None:
+    """A command line has a command and options that there are."""
     name, *words = shlex.split(line)
     command: Any = COMMANDS[name]
     while words and hasattr(command, "commands"):
@@ -102,6 +108,31 @@ def test_command_that_a_page_shows_exists(page: str, line: str) -> None:
     known = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
     used = {word.split("=")[0] for word in words if word.startswith("-")}
     assert used <= known | {"--help"}, f"{page}: {line!r}"
+
+
+def _leaves(words: str, command: Any) -> Iterator[tuple[str, Any]]:
+    """Every command that does something: (its words, it)."""
+    inner = getattr(command, "commands", None)
+    if inner is None:
+        yield words, command
+    for word, each in (inner or {}).items():
+        yield from _leaves(f"{words} {word}", each)
+
+
+LEAVES = dict(pair for name, command in COMMANDS.items() for pair in _leaves(name, command))
+
+
+@pytest.mark.parametrize("words", LEAVES)
+def test_help_of_a_command_says_what_it_does_and_shows_it(words: str) -> None:
+    command = LEAVES[words]
+    assert command.help
+    for parameter in command.params:
+        assert parameter.help or getattr(parameter, "hidden", False), f"{words}: {parameter.name} is not explained"
+    said = Text.from_markup(command.epilog or "").plain
+    assert "Examples:" in said
+    assert re.search(rf"(?<![\w-]){words}(?![\w-])", said), f"{words}: no example of itself"
+    for line in re.findall(r"(?<![\w./-])memkv(?:-\w+)? [a-z][^|)&>\n]*", said):
+        _assert_exists(f"{words} --help", re.split(r" {3,}| #", line)[0].strip().removesuffix('"'))
 
 
 def test_page_of_metrics_is_what_the_code_makes_of_its_tables() -> None:

@@ -23,6 +23,7 @@ from memkv_lmcache.cli import app as lmcache_app
 from memkv_nixl.cli import app as nixl_app
 from memkv_server import metric_table, openapi
 from memkv_server.cli.app import app as server_app
+from memkv_server.cli.boundary import EXIT_CODES
 from memkv_server.config import ServerConfig
 from memkv_sglang.cli import app as sglang_app
 
@@ -150,9 +151,12 @@ def _endpoint(operation: openapi.Operation) -> str:
 _COMMANDS = """\
 # Commands
 
-Every command and its options, as `--help` says them. Exit codes: 0 done; 1 a check said no, such as
-`memkv admin health` of an unhealthy node; 2 an error, a wrong option included, with one line on stderr that names the
-cause and the remedy; 130 interrupted.
+Every command and its options, as `--help` says them. `memkv --install-completion` has bash, zsh or fish complete them;
+`memkv --show-completion` prints what it would install.
+
+| Exit code | What it means |
+| --- | --- |
+{exit_codes}
 
 """
 
@@ -160,7 +164,10 @@ cause and the remedy; 130 interrupted.
 def commands_page() -> str:
     """Every command of every package."""
     commands = {name: typer.main.get_command(app) for name, app in APPS.items()}
-    return _COMMANDS + "\n".join(text for name, command in commands.items() for text in _command(name, command, 2))
+    rows = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    return _COMMANDS.format(exit_codes=rows) + "\n".join(
+        text for name, command in commands.items() for text in _command(name, command, 2)
+    )
 
 
 def _command(name: str, command: Any, level: int) -> Iterator[str]:

@@ -22,18 +22,28 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help="MemKV beside
 _STYLES: Final = {"ok": "green", "warning": "yellow", "error": "red"}
 
 
+def _examples(*lines: str) -> str:
+    """The end of a command's help: one example a line (typer joins lines that no blank line parts)."""
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
 @app.callback()
 def _root() -> None:
     """Without a second command typer would make the only one the program itself."""
 
 
-@app.command("version")
+@app.command("version", epilog=_examples("memkv-lmcache version"))
 def version_command() -> None:
     """Print the version."""
     typer.echo(__version__)
 
 
-@app.command("check")
+@app.command(
+    "check",
+    epilog=_examples(
+        "memkv-lmcache check --config lmcache.yaml", 'memkv-lmcache check --l2-adapter "$(cat l2-adapter.json)"'
+    ),
+)
 def check_command(
     config: Annotated[
         Path | None, typer.Option(help="LMCache's yaml (in-process mode). Default: LMCACHE_CONFIG_FILE, if set.")

@@ -34,27 +34,32 @@ _Plugins = Annotated[Path | None, typer.Option(help="The folder of plugins. Defa
 _Alias = Annotated[list[str] | None, typer.Option(help=f"Stand in for this plugin too: {', '.join(ALIASES)}.")]
 
 
-@app.command("version")
+def _examples(*lines: str) -> str:
+    """The end of a command's help: one example a line (typer joins lines that no blank line parts)."""
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
+@app.command("version", epilog=_examples("memkv-nixl version"))
 def version_command() -> None:
     """Print the version."""
     typer.echo(__version__)
 
 
-@app.command("install")
+@app.command("install", epilog=_examples("memkv-nixl install", "memkv-nixl install --alias OBJ"))
 def install_command(plugins: _Plugins = None, alias: _Alias = None) -> None:
     """Link the plugin into the installed NIXL's folder of plugins. Again after NIXL was upgraded."""
     for folder in _folders(plugins):
         _show(install(folder, tuple(alias or ())))
 
 
-@app.command("uninstall")
+@app.command("uninstall", epilog=_examples("memkv-nixl uninstall"))
 def uninstall_command(plugins: _Plugins = None) -> None:
     """Take the plugin and its aliases away, and put back what they stood for."""
     for folder in _folders(plugins):
         _show(uninstall(folder))
 
 
-@app.command("status")
+@app.command("status", epilog=_examples("memkv-nixl status", "memkv-nixl status --json"))
 def status_command(
     plugins: _Plugins = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
@@ -74,14 +79,14 @@ def status_command(
     raise typer.Exit(0 if any(place.name == NAME and place.state == "ours" for place in places) else 1)
 
 
-@app.command("env")
+@app.command("env", epilog=_examples('eval "$(memkv-nixl env)"', "memkv-nixl env --alias OBJ"))
 def env_command(alias: _Alias = None) -> None:
     """Print what a shell must export where NIXL's folder cannot be written: eval "$(memkv-nixl env)"."""
     build = require_builds()[0]
     typer.echo(f"export NIXL_PLUGIN_DIR={shlex.quote(str(mirror(build, tuple(alias or ()))))}")
 
 
-@app.command("check")
+@app.command("check", epilog=_examples("memkv-nixl check", "memkv-nixl check --json"))
 def check_command(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of lines.")] = False,
 ) -> None:
@@ -98,7 +103,7 @@ def check_command(
     raise typer.Exit(1 if failed else 0)
 
 
-@app.command("bench")
+@app.command("bench", epilog=_examples("memkv-nixl bench", "memkv-nixl bench --sizes 64,1024 --rounds 15 --json"))
 def bench_command(
     sizes: Annotated[str, typer.Option(help="Sizes of a block in KiB, separated by commas.")] = "16,64,1024",
     batch_mib: Annotated[int, typer.Option(min=1, max=1024, help="A batch's size in MiB.")] = 64,

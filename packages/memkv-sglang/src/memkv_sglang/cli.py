@@ -23,18 +23,29 @@ from memkv_sglang.warm import WarmReport, warm
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="MemKV beside a running sglang server.")
 
 
+def _examples(*lines: str) -> str:
+    """The end of a command's help: one example a line (typer joins lines that no blank line parts)."""
+    return "\n\n".join(["Examples:", *(f"  {line}" for line in lines)])
+
+
 @app.callback()
 def _root() -> None:
     """Without a second command typer would make the only one the program itself."""
 
 
-@app.command("version")
+@app.command("version", epilog=_examples("memkv-sglang version"))
 def version_command() -> None:
     """Print the version."""
     typer.echo(__version__)
 
 
-@app.command("warm")
+@app.command(
+    "warm",
+    epilog=_examples(
+        "memkv-sglang warm prompts.jsonl --url http://127.0.0.1:30000",
+        "memkv-sglang warm prompts.jsonl --url http://127.0.0.1:30000 --concurrency 16 --json",
+    ),
+)
 def warm_command(
     file: Annotated[Path, typer.Argument(help="JSONL: a prompt a line, text or token ids.")],
     url: Annotated[str, typer.Option(help="The sglang server's address.")],

@@ -29,7 +29,8 @@ from memkv_server.cli import (
 
 app = typer.Typer(
     help="The storage node of MemKV: a durable, shared tier for the KV cache of LLM inference engines.",
-    epilog="Try it: memkv dev up --dir ./memkv-dev   (a local cluster with key and license, one command)",
+    epilog="Try it: memkv dev up --dir ./memkv-dev   (a local cluster with key and license, one command)\n\n"
+    "Exit codes: 0 done, 1 the answer is no, 2 an error, 130 interrupted; `memkv doc` has the whole table",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

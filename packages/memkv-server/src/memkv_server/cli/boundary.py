@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where every error of the command line ends: ``memkv: cause; remedy`` on stderr.
-
-Exit codes: 0 done; 1 a check said no (``admin health`` of an unhealthy node); 2 an error, a wrong flag included;
-130 interrupted.
-"""
+"""Where every error of the command line ends: ``memkv: cause; remedy`` on stderr."""
 
 from __future__ import annotations
 
@@ -11,14 +7,24 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from typing import Final
 
 import typer
 
 from memkv_core.errors import MemKVError
 from memkv_core.log import mask_secrets
 
-EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
+EXIT_ERROR: Final = 2
+EXIT_INTERRUPTED: Final = 130
+EXIT_CODES: Final = {
+    0: "It is done, and what was asked about is well. A node that was told to stop, by SIGTERM or SIGINT, has drained",
+    1: "The answer is no: a node is unhealthy or does not answer, a check found something, a block is a miss. It is on "
+    "stdout, or in a line on stderr",
+    EXIT_ERROR: "It could not be done: a wrong option or setting, no license, something in the way. Nothing on stdout, "
+    "one line on stderr: the cause, then the remedy",
+    EXIT_INTERRUPTED: "Interrupted by Ctrl-C, or a question was answered with no",
+}
+"""Of every command; the site's page of commands has this table."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

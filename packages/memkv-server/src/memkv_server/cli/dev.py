@@ -25,6 +25,7 @@ _EXAMPLES: Final = (
     "memkv dev up --dir /tmp/kv --nodes 2 --port 0  two nodes on free ports",
     'eval "$(memkv dev up)"                         and set MEMKV_* in this shell',
     "memkv dev up --mode direct --memory-max-size 256MiB",
+    "memkv dev status",
     "memkv dev down",
 )
 Dir = Annotated[Path, typer.Option(help="The cluster's folder.")]
