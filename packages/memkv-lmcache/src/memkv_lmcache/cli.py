@@ -41,7 +41,8 @@ def version_command() -> None:
 @app.command(
     "check",
     epilog=_examples(
-        "memkv-lmcache check --config lmcache.yaml", 'memkv-lmcache check --l2-adapter "$(cat l2-adapter.json)"'
+        "memkv-lmcache check --config lmcache.yaml",
+        """memkv-lmcache check --l2-adapter '{"type":"plugin", ...}'   what `lmcache server` is given""",
     ),
 )
 def check_command(
