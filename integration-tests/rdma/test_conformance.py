@@ -8,14 +8,13 @@ from typing import Any
 
 from memkv_core.staging import Staging
 from memkv_core.testing.conformance import TransportTests
-from memkv_core.testing.raw_client import RawClient
-from memkv_core.testing.transport_tests import KEY, NAMESPACE, SessionFactory
+from memkv_core.testing.node_hooks import WireHooks
+from memkv_core.testing.transport_tests import KEY, SessionFactory
 from memkv_core.transports import pyverbs_binding
 from memkv_core.transports.base import Transport
 from memkv_core.transports.rail import Rail
 from memkv_core.transports.rdma import RdmaTransport
 from memkv_core.transports.verbs import DeviceSpec
-from memkv_core.wire import Status
 from memkv_server.engine import DriveSet
 from memkv_server.rdma import RdmaSource
 from memkv_server.testing.local_lane import LocalLane
@@ -28,7 +27,7 @@ def open_source(engine: DriveSet) -> RdmaSource:
     return RdmaSource.open(["rxe0"], engine.fixed_memory(), BOUNCE_BYTES, pyverbs_binding.load)
 
 
-class TestRdma(TransportTests):
+class TestRdma(WireHooks, TransportTests):
     def start(self, path: Path) -> Any:
         self.made: list[RdmaTransport] = []
         return LocalLane(path, KEY, rdma=open_source)
@@ -39,30 +38,7 @@ class TestRdma(TransportTests):
         moved = sum(transport.moves.staged_bytes for transport in self.made)
         assert moved or not tried, "nothing went over the device"
 
-    def address(self, server: Any) -> str:
-        return str(server.address)
-
     def make_transport(self, server: Any, new_session: SessionFactory) -> Transport:
         rails = [Rail(pyverbs_binding.load(), DeviceSpec("rxe0"))]
         self.made.append(RdmaTransport(new_session, rails, Staging.of_mb(16, 1), choose_rail=lambda server, count: 0))
         return self.made[-1]
-
-    def peek(self, server: Any, lane: int, key: bytes) -> bytes | None:
-        with RawClient(self.address(server), KEY, namespace=NAMESPACE, lane=lane) as raw:
-            return raw.get(key)
-
-    def plant(self, server: Any, lane: int, key: bytes, value: bytes) -> None:
-        with RawClient(self.address(server), KEY, namespace=NAMESPACE, lane=lane) as raw:
-            assert raw.put(key, value) == Status.HIT
-
-    def freeze(self, server: Any) -> None:
-        server.freeze()
-
-    def thaw(self, server: Any) -> None:
-        server.thaw()
-
-    def kill(self, server: Any) -> None:
-        server.stop()
-
-    def revive(self, server: Any) -> None:
-        server.start()

@@ -9,14 +9,13 @@ from typing import Any
 from memkv_core.staging import Staging
 from memkv_core.testing.conformance import TransportTests
 from memkv_core.testing.memory_path import Links, MemoryTransport
-from memkv_core.testing.raw_client import RawClient
-from memkv_core.testing.transport_tests import KEY, NAMESPACE, SessionFactory
+from memkv_core.testing.node_hooks import WireHooks
+from memkv_core.testing.transport_tests import KEY, SessionFactory
 from memkv_core.transports.base import Transport
-from memkv_core.wire import Status
 from memkv_server.testing.local_lane import LocalLane, MemorySource
 
 
-class TestStaged(TransportTests):
+class TestStaged(WireHooks, TransportTests):
     """Unregistered memory: all of it goes by the staging."""
 
     turn_bytes = 1 << 20
@@ -29,31 +28,8 @@ class TestStaged(TransportTests):
     def stop(self, server: Any) -> None:
         server.stop()
 
-    def address(self, server: Any) -> str:
-        return str(server.address)
-
     def make_transport(self, server: Any, new_session: SessionFactory) -> Transport:
         return MemoryTransport(new_session, self.links)
-
-    def peek(self, server: Any, lane: int, key: bytes) -> bytes | None:
-        with RawClient(self.address(server), KEY, namespace=NAMESPACE, lane=lane) as raw:
-            return raw.get(key)
-
-    def plant(self, server: Any, lane: int, key: bytes, value: bytes) -> None:
-        with RawClient(self.address(server), KEY, namespace=NAMESPACE, lane=lane) as raw:
-            assert raw.put(key, value) == Status.HIT
-
-    def freeze(self, server: Any) -> None:
-        server.freeze()
-
-    def thaw(self, server: Any) -> None:
-        server.thaw()
-
-    def kill(self, server: Any) -> None:
-        server.stop()
-
-    def revive(self, server: Any) -> None:
-        server.start()
 
 
 class TestSmallTurns(TestStaged):

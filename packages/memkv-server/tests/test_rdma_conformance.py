@@ -9,19 +9,18 @@ from typing import Any
 from memkv_core.staging import Staging
 from memkv_core.testing.conformance import TransportTests
 from memkv_core.testing.fake_verbs import Fabric, FakeVerbs
-from memkv_core.testing.raw_client import RawClient
-from memkv_core.testing.transport_tests import KEY, NAMESPACE, SessionFactory
+from memkv_core.testing.node_hooks import WireHooks
+from memkv_core.testing.transport_tests import KEY, SessionFactory
 from memkv_core.transports.base import Transport
 from memkv_core.transports.rail import Rail
 from memkv_core.transports.rdma import RdmaTransport
 from memkv_core.transports.verbs import DeviceSpec
-from memkv_core.wire import Status
 from memkv_server.engine import DriveSet
 from memkv_server.rdma import RdmaSource
 from memkv_server.testing.local_lane import LocalLane
 
 
-class TestBounced(TransportTests):
+class TestBounced(WireHooks, TransportTests):
     """Mode file: the server's memory cannot be registered. The client's is not either: staging on one side, bounce
     slots on the other."""
 
@@ -44,9 +43,6 @@ class TestBounced(TransportTests):
         tried = sum(transport.moves.calls for transport in self.made)
         assert moved or not tried, "nothing went over the device"
 
-    def address(self, server: Any) -> str:
-        return str(server.address)
-
     def make_transport(self, server: Any, new_session: SessionFactory) -> Transport:
         transport = self.new_transport(new_session)
         self.made.append(transport)
@@ -55,26 +51,6 @@ class TestBounced(TransportTests):
     def new_transport(self, new_session: SessionFactory) -> RdmaTransport:
         rails = [Rail(FakeVerbs(self.fabric, ["client0"]), DeviceSpec("client0"))]
         return RdmaTransport(new_session, rails, Staging.of_mb(16, 1), choose_rail=lambda server, count: 0)
-
-    def peek(self, server: Any, lane: int, key: bytes) -> bytes | None:
-        with RawClient(self.address(server), KEY, namespace=NAMESPACE, lane=lane) as raw:
-            return raw.get(key)
-
-    def plant(self, server: Any, lane: int, key: bytes, value: bytes) -> None:
-        with RawClient(self.address(server), KEY, namespace=NAMESPACE, lane=lane) as raw:
-            assert raw.put(key, value) == Status.HIT
-
-    def freeze(self, server: Any) -> None:
-        server.freeze()
-
-    def thaw(self, server: Any) -> None:
-        server.thaw()
-
-    def kill(self, server: Any) -> None:
-        server.stop()
-
-    def revive(self, server: Any) -> None:
-        server.start()
 
 
 class TestOneBounceSlot(TestBounced):

@@ -14,12 +14,11 @@ from typing import Any
 
 from memkv_core.authority import Authority
 from memkv_core.testing.conformance import TransportTests
-from memkv_core.testing.raw_client import RawClient
-from memkv_core.testing.transport_tests import KEY, NAMESPACE, SessionFactory, in_time
+from memkv_core.testing.node_hooks import WireHooks
+from memkv_core.testing.transport_tests import KEY, SessionFactory, in_time
 from memkv_core.transports.base import Transport
 from memkv_core.transports.shm import ShmTransport
 from memkv_core.transports.tcp import TCPTransport
-from memkv_core.wire import Status
 
 _READY = re.compile(r"memkv node ready address=127\.0\.0\.1:(\d+)")
 
@@ -70,7 +69,7 @@ class RealNode:
             self.process.wait()
 
 
-class TestTCPToARealNode(TransportTests):
+class TestTCPToARealNode(WireHooks, TransportTests):
     lanes = 2
 
     def start(self, path: Path) -> Any:
@@ -84,14 +83,6 @@ class TestTCPToARealNode(TransportTests):
 
     def make_transport(self, server: Any, new_session: SessionFactory) -> Transport:
         return TCPTransport(new_session)
-
-    def peek(self, server: Any, lane: int, key: bytes) -> bytes | None:
-        with RawClient(self.address(server), KEY, namespace=NAMESPACE, lane=lane) as raw:
-            return raw.get(key)
-
-    def plant(self, server: Any, lane: int, key: bytes, value: bytes) -> None:
-        with RawClient(self.address(server), KEY, namespace=NAMESPACE, lane=lane) as raw:
-            assert raw.put(key, value) == Status.HIT
 
     def freeze(self, server: Any) -> None:
         server.signal(signal.SIGSTOP)

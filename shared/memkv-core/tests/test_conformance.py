@@ -12,6 +12,7 @@ import pytest
 from memkv_core.testing.conformance import EngineTests, TransportTests, check_engine
 from memkv_core.testing.loopback import LoopbackServer, LoopbackTransport
 from memkv_core.testing.memory_engine import DictEngine, DictNamespace, DictReadBatch, DictReservation
+from memkv_core.testing.node_hooks import NodeHooks
 from memkv_core.testing.socket_server import SocketServer
 from memkv_core.testing.transport_tests import KEY, NAMESPACE, SessionFactory, put_call
 from memkv_core.transports.base import Transport
@@ -78,7 +79,7 @@ class TestLoopback(Loopback):
         server.down = False
 
 
-class TestTCP(Loopback):
+class TestTCP(NodeHooks, Loopback):
     lanes = 2
 
     def start(self, path: Path) -> Any:
@@ -91,24 +92,8 @@ class TestTCP(Loopback):
     def stop(self, server: Any) -> None:
         server.stop()
 
-    def address(self, server: Any) -> str:
-        assert isinstance(server, SocketServer)
-        return server.address
-
     def make_transport(self, server: Any, new_session: SessionFactory) -> Transport:
         return TCPTransport(new_session)
-
-    def freeze(self, server: Any) -> None:
-        server.freeze()
-
-    def thaw(self, server: Any) -> None:
-        server.thaw()
-
-    def kill(self, server: Any) -> None:
-        server.stop()
-
-    def revive(self, server: Any) -> None:
-        server.start()
 
 
 # -- the kit finds what is wrong -------------------------------------------------------------------------------------

@@ -15,7 +15,10 @@ import pytest
 
 # The kit's asserts explain themselves only if pytest rewrites them, which it does for test files unasked.
 pytest.register_assert_rewrite(
-    "memkv_core.testing.engine_tests", "memkv_core.testing.stateful", "memkv_core.testing.transport_tests"
+    "memkv_core.testing.engine_tests",
+    "memkv_core.testing.node_hooks",
+    "memkv_core.testing.stateful",
+    "memkv_core.testing.transport_tests",
 )
 
 from memkv_core.testing.engine_tests import EngineTests  # noqa: E402
