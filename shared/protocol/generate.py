@@ -76,6 +76,48 @@ def handshake_vectors() -> dict[str, Any]:
     }
 
 
+# (client's lowest and highest version, server's): of the same release, one of them older, and too far apart.
+NEGOTIATIONS = {
+    "the same": ((1, 1), (1, 1)),
+    "older client, newer server": ((1, 1), (1, 3)),
+    "newer client, older server": ((1, 2), (1, 1)),
+    "both newer, the client ahead": ((2, 3), (1, 2)),
+    "both newer, the server ahead": ((1, 2), (2, 3)),
+    "the client is too old": ((1, 1), (2, 3)),
+    "the server is too old": ((2, 3), (1, 1)),
+}
+
+
+def spoken(versions: tuple[int, int], do: Callable[[], Any]) -> Any:
+    """What one side does while it speaks these versions."""
+    before = wire.PROTOCOL_MIN, wire.PROTOCOL_MAX
+    wire.PROTOCOL_MIN, wire.PROTOCOL_MAX = versions  # type: ignore[misc]
+    try:
+        return do()
+    finally:
+        wire.PROTOCOL_MIN, wire.PROTOCOL_MAX = before  # type: ignore[misc]
+
+
+def negotiation_vectors() -> dict[str, Any]:
+    """negotiation.json; keys, nonces and the rest are those of handshake.json."""
+    cases = []
+    for name, (client_speaks, server_speaks) in NEGOTIATIONS.items():
+        given = {"namespace": NAMESPACE, "identity": IDENTITY, "lane": 1, "agent": "vectors/1", "nonce": CLIENT_NONCE}
+        client = spoken(client_speaks, lambda given=given: Session.client(KEY, **given))  # type: ignore[misc]
+        server = Session.server(auth.Keyring([KEY]), nonce=SERVER_NONCE)
+        hello = client.send_hello()
+        server.receive_message(hello)
+        refusal = spoken(server_speaks, server.refusal_of_hello)
+        case: dict[str, Any] = {"name": name, "client": client_speaks, "server": server_speaks, "hello": hello.hex()}
+        if refusal is None:
+            case |= {"version": server.version, "answer": server.send_challenge(1).hex()}
+        else:
+            said = spoken(server_speaks, lambda server=server, refusal=refusal: server.send_refusal(*refusal))  # type: ignore[misc]
+            case |= {"version": None, "code": refusal[0], "text": refusal[1], "answer": said.hex()}
+        cases.append(case)
+    return {"cases": cases}
+
+
 def requests() -> list[tuple[str, int, int, int, int, bytes, int]]:
     """(name, opcode, flags, kind, count, metadata, payload bytes) of each request."""
     even = [b"block-%04d" % number for number in range(3)]
@@ -226,6 +268,7 @@ def place_vectors() -> dict[str, Any]:
 
 FILES: dict[str, Callable[[], dict[str, Any]]] = {
     "handshake.json": handshake_vectors,
+    "negotiation.json": negotiation_vectors,
     "frames.json": frame_vectors,
     "placement.json": placement_vectors,
     "digests.json": digest_vectors,

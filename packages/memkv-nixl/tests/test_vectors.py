@@ -41,6 +41,26 @@ def test_refusals(ask: Ask, vectors: Load) -> None:
         assert refusal["text"] in answer["error"]
 
 
+def test_versions_that_a_server_speaks_beside_or_instead_of_the_plugins(ask: Ask, vectors: Load) -> None:
+    golden, seen = vectors("handshake.json"), set()
+    for case in vectors("negotiation.json")["cases"]:
+        answer = ask("handshake", **opening(golden, answer=case["answer"]))
+        if case["client"] == [1, 1]:  # as this plugin: what it sends is the vector's HELLO
+            assert case["hello"] == golden["messages"]["hello"]
+            if case["version"] == 1:
+                assert answer["proof"] == golden["messages"]["proof"]
+                seen.add("spoken")
+            else:
+                assert (answer["code"], case["code"]) == (2, 2)
+                assert case["text"] in answer["error"]
+                assert "upgrade the servers first, then the clients" in answer["error"]
+                seen.add("refused")
+        elif case["version"] == 2:
+            assert "the server chose protocol 2" in answer["error"]
+            seen.add("not offered")
+    assert seen == {"spoken", "refused", "not offered"}
+
+
 @pytest.mark.parametrize("message", ["answer", "welcome"])
 def test_an_altered_bit_is_found(ask: Ask, vectors: Load, message: str) -> None:
     given = opening(vectors("handshake.json"))

@@ -40,7 +40,14 @@ def hkdf(key: bytes, salt: bytes, info: bytes) -> bytes:
 
 def test_corpus_is_there() -> None:
     names = {path.name for path in (PROTOCOL / "vectors").glob("*.json")}
-    assert names == {"handshake.json", "frames.json", "placement.json", "digests.json", "places.json"}
+    assert names == {
+        "handshake.json",
+        "negotiation.json",
+        "frames.json",
+        "placement.json",
+        "digests.json",
+        "places.json",
+    }
     assert (PROTOCOL / "vectors" / "PROVENANCE.md").stat().st_size > 0
     frames = json.loads((PROTOCOL / "vectors" / "frames.json").read_text())["frames"]
     assert sum(frame["direction"] == 0 for frame in frames) >= 11
@@ -85,6 +92,29 @@ def test_handshake(vectors: Load) -> None:
     assert welcome[:32] == b"MKV1" + struct.pack("<BBBBIIIIQ", 0x01, 1, 0, 0, 0, 0, len(metadata), 0, 0)
     assert set(json.loads(metadata)) == {"version", "lane", "lanes", "value_bytes_max"}
     assert welcome[-32:] == mac(both[32:], struct.pack("<BQ", 1, 0), welcome[:-32])
+
+
+def test_negotiation(vectors: Load) -> None:
+    """By the text alone: the lower of both highest, refused where that is below either lowest."""
+    golden = vectors("handshake.json")
+    key, server_nonce = bytes.fromhex(golden["auth_key"]), bytes.fromhex(golden["server_nonce"])
+    rest = bytes.fromhex(golden["messages"]["hello"])[6:]
+    cases = vectors("negotiation.json")["cases"]
+    assert [case["version"] for case in cases] == [1, 1, 1, 2, 2, None, None]
+    for case in cases:
+        hello, (client_min, client_max), (server_min, server_max) = case["hello"], case["client"], case["server"]
+        assert bytes.fromhex(hello) == b"MKVH" + bytes([client_min, client_max]) + rest
+        chosen = min(client_max, server_max)
+        if chosen < max(client_min, server_min):
+            text = case["text"].encode()
+            expected = b"MKVE" + struct.pack("<BBHII", server_min, server_max, 2, len(text), 0) + text
+            assert (case["version"], case["code"]) == (None, 2)
+        else:
+            said = sha256(bytes.fromhex(hello)) + bytes([chosen]) + struct.pack("<H", 1) + server_nonce
+            body = server_nonce + mac(key, b"memkv server proof v1", said)
+            expected = b"MKVC" + struct.pack("<BBHII", chosen, 0, 1, 64, 0) + body
+            assert case["version"] == chosen
+        assert bytes.fromhex(case["answer"]) == expected, case["name"]
 
 
 def test_refusals(vectors: Load) -> None:

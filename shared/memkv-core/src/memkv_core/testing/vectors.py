@@ -17,7 +17,7 @@ from memkv_core.auth import Keyring
 from memkv_core.config import ClientConfig
 from memkv_core.session import Role, Session
 
-FILES: Final = ("digests.json", "frames.json", "handshake.json", "placement.json", "places.json")
+FILES: Final = ("digests.json", "frames.json", "handshake.json", "negotiation.json", "placement.json", "places.json")
 FOLDER_VARIABLE: Final = "MEMKV_VECTORS"
 
 ClientConfig.other_variables.add(FOLDER_VARIABLE)
