@@ -133,6 +133,13 @@ def deploy(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def dashboard(session: nox.Session) -> None:
+    """The dashboard in Debian's Chromium, on real nodes at work; needs the package chromium."""
+    _install_wheels(session, "dashboard")
+    session.run("pytest", "integration-tests/dashboard", *session.posargs)
+
+
+@nox.session(default=False)
 def simulate(session: nox.Session) -> None:
     """Random histories of a store on a drive that fails; seeds after ``--``, or else one drawn anew."""
     _install_wheels(session, "test")
@@ -303,7 +310,10 @@ def _integration_folders() -> list[Path]:
     return [
         ROOT / "benchmarks",
         *root.glob("test_*.py"),
-        *(root / name for name in ("cluster", "deploy", "docs", "rdma", "rig", "torture", "powercut", *ENGINES)),
+        *(
+            root / name
+            for name in ("cluster", "dashboard", "deploy", "docs", "rdma", "rig", "torture", "powercut", *ENGINES)
+        ),
     ]
 
 

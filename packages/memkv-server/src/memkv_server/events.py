@@ -33,14 +33,14 @@ EVENTS: Final[dict[str, str]] = {
 
 def event(logger: logging.Logger, name: str, words: str, level: int = logging.INFO, **fields: Any) -> None:
     """One line for an event of the table."""
-    logger.log(level, "%s", _text(words, fields), extra=_extra(name, fields))
+    logger.log(level, "%s", _text(words, fields), extra=_extra(name, words, fields))
 
 
 def limited_event(
     log: RateLimitedLog, key: str, name: str, words: str, level: int = logging.WARNING, **fields: Any
 ) -> None:
     """The same for what a peer or a drive can bring about any number of times: one line a ``key`` in a while."""
-    log.log(level, key, "%s", _text(words, fields), extra=_extra(name, fields))
+    log.log(level, key, "%s", _text(words, fields), extra=_extra(name, words, fields))
 
 
 def _text(words: str, fields: dict[str, Any]) -> str:
@@ -52,6 +52,6 @@ def _plain(value: Any) -> str:
     return repr(text) if not text or not text.isprintable() or " " in text else text
 
 
-def _extra(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _extra(name: str, words: str, fields: dict[str, Any]) -> dict[str, Any]:
     assert name in EVENTS, name
-    return {"event": name, "fields": fields}
+    return {"event": name, "words": words, "fields": fields}

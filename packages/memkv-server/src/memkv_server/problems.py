@@ -31,11 +31,13 @@ class ProblemLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """See ``logging.Handler``."""
         try:
-            message = record.getMessage()
+            message = str(getattr(record, "words", None) or record.getMessage())
         except (TypeError, ValueError):  # a format that does not fit its arguments: the log says so itself
             return
         name = getattr(record, "event", None)
         fields: Mapping[str, Any] = getattr(record, "fields", {})
+        if "path" in fields and str(fields["path"]) not in message:
+            message = f"{fields['path']}: {message}"
         about = tuple(str(fields[field])[:PROBLEM_TEXT_MAX] for field in _ABOUT if field in fields)
         kind = (name, *about) if name is not None else (record.pathname, record.lineno)
         with self._guard:

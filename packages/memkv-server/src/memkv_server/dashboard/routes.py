@@ -46,7 +46,7 @@ _POLICY: Final = (
 _HEADERS: Final = {
     "content-security-policy": _POLICY,
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    "referrer-policy": "same-origin",  # without any, a browser says of its own form that it comes from nowhere
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
 }
@@ -193,5 +193,7 @@ def _type_of(name: str) -> str | None:
 
 def _is_from_here(request: Request) -> bool:
     """A browser says where a form was; what is no browser says nothing."""
-    origin = request.headers.get("origin")
+    relation, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if relation is not None:
+        return relation in ("same-origin", "none")
     return origin is None or urlsplit(origin).netloc == request.headers.get("host")
