@@ -177,3 +177,30 @@ def test_no_script_but_the_nodes_own_runs(visit: Callable[..., Visit], token: st
     assert page.evaluate("window.injected") is None
     assert any("Content Security Policy" in text for text in seen.complaints)
     seen.asked = [url for url in seen.asked if "192.0.2.1" not in url]  # asked for by the page, refused by its policy
+
+
+def test_a_row_that_changes_its_rank_stays_the_same_row(visit: Callable[..., Visit], token: str) -> None:
+    page = visit().login(token)
+    expect(page.locator("#live")).to_have_text("live")
+    told = page.evaluate(
+        """async () => {
+            const { h, show } = await import("/dashboard/dom.js");
+            const place = document.createElement("div");
+            const draw = (keys) => show(place, keys.map((key) => h("p", { "data-key": key || null }, key || "bare")));
+            const said = () => [...place.children].map((child) => child.textContent).join(" ");
+            const orders = [["a", "b", "c"], ["c", "a"], ["x", "", "a", "c"], ["", "c", "", "b"], [], ["a"]];
+            const shown = [];
+            let kept = true;
+            for (const order of orders) {
+                const before = new Map([...place.children].map((child) => [child.dataset.key, child]));
+                draw(order);
+                shown.push(said());
+                for (const child of place.children) {
+                    const known = before.get(child.dataset.key);
+                    if (child.dataset.key && known && known !== child) kept = false;
+                }
+            }
+            return { shown, kept };
+        }"""
+    )
+    assert told == {"shown": ["a b c", "c a", "x bare a c", "bare c bare b", "", "a"], "kept": True}

@@ -94,7 +94,12 @@ OPERATIONS: Final = (
     Operation("GET", "/v1/status", "The whole state of the node.", _STATUS),
     Operation("GET", "/v1/metrics", "For Prometheus.", None),
     Operation("GET", "/v1/dashboard", "What the dashboard shows of the cluster.", {"type": "object"}),
-    Operation("GET", "/v1/dashboard/node", "What it shows of this node.", {"type": "object"}),
+    Operation(
+        "GET", "/v1/dashboard/node", "What it shows of this node, for its peers.",
+        _object(node={"type": "object"}, samples=_list({"type": "object"})), {400: "`since` is no such time"},
+        (Parameter("since", "Samples later than this, in seconds since the epoch.",
+                   {"type": "integer", "minimum": 0, "maximum": 10**12 - 1}),),
+    ),
     Operation("POST", "/v1/drain", "Lets clients go and takes none.", _DRAIN),
     Operation("DELETE", "/v1/drain", "Takes clients again.", _DRAIN),
     Operation(

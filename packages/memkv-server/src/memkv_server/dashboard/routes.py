@@ -71,8 +71,7 @@ class Dashboard:
         """For ``admin.create_app``: each looks after its own access."""
         return [
             Route("/", self.page),
-            Route("/login", self.login_page),
-            Route("/login", self.login, methods=["POST"]),
+            Route("/login", self.login, methods=["GET", "POST"]),
             Route("/logout", self.logout, methods=["POST"]),
             Route("/dashboard/events", self.events),
             Route("/dashboard/{name}", self.file),
@@ -87,14 +86,10 @@ class Dashboard:
             return RedirectResponse("/login", 303, _PRIVATE)
         return self._html("index.html")
 
-    async def login_page(self, request: Request) -> Response:
-        """The form."""
-        if self._is_open(request):
-            return RedirectResponse("/", 303, _PRIVATE)
-        return self._login_form()
-
     async def login(self, request: Request) -> Response:
-        """Gives the cookie for the token, or the form again."""
+        """The form; and the cookie for the token that it brings, or the form again."""
+        if request.method != "POST":
+            return RedirectResponse("/", 303, _PRIVATE) if self._is_open(request) else self._login_form()
         if not _is_from_here(request):
             return error_response(403, "a login comes from this node's own page")
         body = b""

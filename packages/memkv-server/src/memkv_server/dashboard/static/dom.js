@@ -24,15 +24,28 @@ export function show(place, ...children) {
 }
 
 function mend(present, wanted) {
-  const old = [...present.childNodes];
-  const now = [...wanted.childNodes];
-  now.forEach((child, index) => {
-    const before = old[index];
-    if (before === undefined) present.append(child);
-    else if (isAlike(before, child)) change(before, child);
-    else before.replaceWith(child);
-  });
-  old.slice(now.length).forEach((child) => child.remove());
+  const byKey = new Map([...present.childNodes].filter(keyOf).map((child) => [keyOf(child), child]));
+  let next = present.firstChild; // the old child at the place that is to be filled
+  for (const child of [...wanted.childNodes]) {
+    const known = keyOf(child) ? byKey.get(keyOf(child)) : next;
+    if (known && isAlike(known, child)) {
+      if (known === next) next = next.nextSibling;
+      else present.insertBefore(known, next); // a row that has changed its rank
+      change(known, child);
+    } else {
+      present.insertBefore(child, next);
+      if (next && !keyOf(next)) {
+        const gone = next;
+        next = next.nextSibling;
+        gone.remove();
+      }
+    }
+  }
+  while (next) {
+    const gone = next;
+    next = next.nextSibling;
+    gone.remove();
+  }
 }
 
 const keyOf = (node) => node.dataset?.key;
