@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from memkv_core.transports.sysfs import DeviceFacts, PortFacts
 from memkv_core.transports.topology import PciPlace
 from memkv_server import __version__
 from memkv_server.admin_client import Reply
+from memkv_server.doctor import engines
 from memkv_server.doctor.cluster import of_node, of_versions
 from memkv_server.doctor.drives import drive_latency
 from memkv_server.doctor.engines import examine_engines, hash_seed
@@ -224,7 +226,8 @@ class TestDrives:
 
 class TestEngines:
     def verdicts(self, installed: dict[str, str], environ: dict[str, str]) -> list[tuple[str, str]]:
-        return [(each.area, each.verdict) for each in examine_engines(environ, installed.get)]
+        found = examine_engines(environ, installed.get, registered=lambda adapter: None)
+        return [(each.area, each.verdict) for each in found]
 
     def test_none(self) -> None:
         assert self.verdicts({}, {}) == [("engine", "ok")]
@@ -234,6 +237,28 @@ class TestEngines:
         assert self.verdicts({"sglang": "0.5.23"}, {}) == [("engine", "warn")]
         assert self.verdicts({"memkv-sglang": __version__}, {}) == [("engine", "warn")]
         assert self.verdicts({"sglang": "0.5.23", "memkv-sglang": "9.9"}, {}) == [("engine", "fail")]
+
+    def test_an_adapter_that_the_engine_would_not_find(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        both = {"sglang": "0.5.23", "memkv-sglang": __version__}
+        monkeypatch.setitem(engines._MODULES, "memkv-sglang", ("memkv_core.client",))
+        assert [each.verdict for each in examine_engines({}, both.get)] == ["ok"]
+        monkeypatch.setitem(engines._MODULES, "memkv-sglang", ("memkv_core.client", "memkv_nowhere.backend"))
+        (found,) = examine_engines({}, both.get)
+        assert (found.verdict, "memkv_nowhere.backend" in found.text) == ("fail", True)
+
+    @pytest.mark.parametrize(("code", "verdict"), [(0, "ok"), (1, "fail"), (None, "fail")])
+    def test_the_plugin_in_nixls_folder(
+        self, code: int | None, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+        monkeypatch.setenv("PATH", str(tmp_path))
+        if code is not None:
+            (tmp_path / "memkv-nixl").write_text(f"#!/bin/sh\necho 'MEMKV  -: /nixl/plugins'\nexit {code}\n")
+            (tmp_path / "memkv-nixl").chmod(0o755)
+        both = {"nixl": "1.5.1", "memkv-nixl": __version__}
+        (found,) = examine_engines({}, both.get)
+        assert found.verdict == verdict
+        assert code != 1 or ("memkv-nixl install" in str(found.remedy) and "/nixl/plugins" in found.text)
 
     def test_hash_seed(self) -> None:
         both = {"lmcache": "0.5.6", "memkv-lmcache": __version__}

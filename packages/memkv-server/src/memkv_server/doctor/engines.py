@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engines of this environment: is MemKV's adapter beside each, of this release, and will processes agree on hashes.
+"""The engines of this environment: is MemKV's adapter beside each, of this release, where the engine looks for it, and
+will processes agree on hashes.
 
-Only what is installed is looked at; no engine is imported. What an engine itself would load is the business of
-``memkv-lmcache check`` and ``memkv-nixl check``.
+No engine is imported. sglang and LMCache are told the name of a module: it has to be found. NIXL looks into a folder:
+``memkv-nixl status`` says whether the plugin is in it. That an engine loads it, and gets back what it stored, is the
+business of ``memkv-lmcache check`` and ``memkv-nixl check``.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Final
 
 from memkv_server import __version__
@@ -18,11 +25,18 @@ from memkv_server.doctor.finding import Finding
 _ADAPTERS: Final = {
     "sglang": ("memkv-sglang", "--hicache-storage-backend dynamic"),
     "lmcache": ("memkv-lmcache", "`memkv-lmcache check` walks LMCache's way to it"),
-    "nixl": ("memkv-nixl", "`memkv-nixl status` says whether it is linked"),
+    "nixl": ("memkv-nixl", "it is linked into NIXL"),
 }
+_MODULES: Final = {
+    "memkv-sglang": ("memkv_sglang.backend",),
+    "memkv-lmcache": ("memkv_lmcache.l2_adapter", "memkv_lmcache.backend", "memkv_lmcache.connector"),
+}
+_REINSTALL: Final = "install its wheel of this release again"
+_STATUS_S: Final = 30.0
 _HASHING: Final = ("vllm", "lmcache")
 
 VersionOf = Callable[[str], str | None]
+Registered = Callable[[str], "Finding | None"]
 
 
 def installed_version(distribution: str) -> str | None:
@@ -33,7 +47,37 @@ def installed_version(distribution: str) -> str | None:
         return None
 
 
-def examine_engines(environ: Mapping[str, str], version_of: VersionOf = installed_version) -> Iterator[Finding]:
+def registered(adapter: str) -> Finding | None:
+    """Whether the engine finds the adapter where it looks; None: nothing is amiss."""
+    for module in _MODULES.get(adapter, ()):
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except ImportError:
+            found = False
+        if not found:
+            return Finding("engine", "fail", f"{adapter} lacks {module}, which the engine asks for", _REINSTALL)
+    return _plugin_of_nixl() if adapter == "memkv-nixl" else None
+
+
+def _plugin_of_nixl() -> Finding | None:
+    beside = Path(sys.executable).with_name("memkv-nixl")
+    command = str(beside) if beside.exists() else shutil.which("memkv-nixl")
+    if command is None:
+        return Finding("engine", "fail", "memkv-nixl is installed, and its command is not there", _REINSTALL)
+    try:
+        status = subprocess.run([command, "status"], capture_output=True, text=True, timeout=_STATUS_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("engine", "warn", f"`memkv-nixl status` does not answer: {error}", "run it by itself")
+    if status.returncode == 0:
+        return None
+    said = (status.stderr or status.stdout).strip().splitlines()
+    text = f"NIXL does not find the plugin: {said[0] if said else 'memkv-nixl status says nothing'}"
+    return Finding("engine", "fail", text, "run `memkv-nixl install`, again after each upgrade of NIXL")
+
+
+def examine_engines(
+    environ: Mapping[str, str], version_of: VersionOf = installed_version, registered: Registered = registered
+) -> Iterator[Finding]:
     """All about the engines; ``environ`` is what they would be started with."""
     found = False
     for engine, (adapter, how) in _ADAPTERS.items():
@@ -41,7 +85,9 @@ def examine_engines(environ: Mapping[str, str], version_of: VersionOf = installe
         if engine_version is None and adapter_version is None:
             continue
         found = True
-        yield _pair(engine, engine_version, adapter, adapter_version, how)
+        pair = _pair(engine, engine_version, adapter, adapter_version, how)
+        amiss = registered(adapter) if pair.verdict == "ok" else None
+        yield amiss or pair
     if not found:
         yield Finding("engine", "ok", "no engine in this environment")
     if any(version_of(engine) for engine in _HASHING):
