@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 import time
+from io import BytesIO
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
@@ -17,9 +18,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "rig"))
 from dashboard_rig.browser import DESKTOP, PHONE, Visit, browser
 from dashboard_rig.load import Load
 from memkv_rig.cluster import Cluster
+from PIL import Image
 
+from memkv_core import Client, ClientConfig
 from memkv_core.auth import admin_token
 
+COLOURS = 128  # as many as anybody sees on it, at a third of the size
 PICTURES = {"light": (DESKTOP, "light"), "dark": (DESKTOP, "dark"), "phone": (PHONE, "light")}
 
 
@@ -29,12 +33,14 @@ def main() -> None:
     arguments.add_argument("folder", type=Path)
     arguments.add_argument("--minutes", type=float, default=15)
     given = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(prefix="memkv-") as folder:
         cluster = Cluster(Path(folder), nodes=2, capacity="192MiB")
         try:
             settings = {name.removeprefix("MEMKV_").lower(): value for name, value in cluster.env.items()}
             with Load({**settings, "transport": "tcp"}):
                 time.sleep(60 * given.minutes)
+                with Client(ClientConfig.load(**{**settings, "auth_key": "0" * 64})) as stranger:
+                    stranger.exists(["somebody's"])
                 token = admin_token(bytes.fromhex((Path(folder) / "auth.key").read_text().strip()))
                 take(given.folder, cluster.nodes[0]["admin"], token)
         finally:
@@ -50,7 +56,8 @@ def take(folder: Path, admin: str, token: str) -> None:
             page = visit.login(token)
             visit.wait_for_points()
             page.wait_for_timeout(4500)
-            page.screenshot(path=folder / f"dashboard-{name}.png", full_page=name == "light")
+            taken = Image.open(BytesIO(page.screenshot(full_page=name == "light"))).convert("RGB")
+            taken.quantize(COLOURS).save(folder / f"dashboard-{name}.png", optimize=True)
             visit.close()
 
 

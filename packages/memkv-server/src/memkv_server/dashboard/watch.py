@@ -80,20 +80,20 @@ class Watch:
     async def stream(self) -> AsyncIterator[tuple[str, str]]:
         """(event, JSON) for a page, from all that is known to what is new; ends when the node does.
 
-        ``points`` come before the ``state`` that goes with them; ``tick`` says only that the node is there.
+        ``points`` come before the ``state`` that goes with them.
         """
         self._streams += 1
         revision = 0
         try:
             self._begin()
             while not self._closed:
-                ticked = self._ticked
-                if self._state:
+                ticked, state = self._ticked, self._state
+                if state:
                     points = self._series.points(revision)
                     revision = self._series.revision
                     if points:
                         yield "points", _json(points)
-                    yield "state", self._state
+                    yield "state", state
                 await ticked.wait()
         finally:
             self._streams -= 1
@@ -110,10 +110,15 @@ class Watch:
     # -- the watch itself ---------------------------------------------------------------------------------------------
     def _begin(self) -> None:
         if self._watching is None or self._watching.done():
+            self._series, self._state = Series(), ""  # what an earlier watch saw is over
             self._watching = asyncio.create_task(self._run())
+            self._watching.add_done_callback(self._ended)
+
+    def _ended(self, _watching: asyncio.Task[None]) -> None:
+        if self._streams and not self._closed:  # a page came while the watch was ending
+            self._begin()
 
     async def _run(self) -> None:
-        self._series, self._state = Series(), ""
         peers = self._peers(self._series)
         peers.open()
         try:
