@@ -94,6 +94,10 @@ def test_the_parts_fit_together(values: dict[str, Any]) -> None:
         assert selector.items() <= labels.items()
     assert spec["serviceName"] == kinds["Service"]["metadata"]["name"]
     assert kinds["Service"]["spec"]["clusterIP"] == "None"
+    name, service = kinds["StatefulSet"]["metadata"]["name"], kinds["Service"]["metadata"]["name"]
+    settings = yaml.safe_load(kinds["ConfigMap"]["data"]["config.yaml"])
+    pods = [f"{name}-{index}.{service}:9900" for index in range(spec["replicas"])]
+    assert settings["network"]["peers"] == pods, "every node shows all of them"
     volumes = {each["name"] for each in pod["volumes"]}
     claims = {each["metadata"]["name"] for each in spec["volumeClaimTemplates"] or []}
     assert {each["name"] for each in container["volumeMounts"]} == volumes | claims

@@ -284,3 +284,26 @@ def test_bounds_of_namespaces_that_are_none(tmp_path: Path, text: str, expected:
     message = refusal(tmp_path, text)
     assert expected in message
     assert "config.yaml" in message or "field required" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "peers"),
+    [
+        ("network: {peers: [host-a, 'Host-B:9910', host-a:9900]}", ("host-a:9900", "host-b:9910")),
+        ("network: {peers: 'host-a:9900,https://host-b'}", ("host-a:9900", "https://host-b:9901")),
+        ("network: {peers: []}", ()),
+    ],
+)
+def test_peers(tmp_path: Path, text: str, peers: tuple[str, ...]) -> None:
+    (tmp_path / "config.yaml").write_text(text)
+    assert ServerConfig.load(tmp_path / "config.yaml").network.peers == peers
+
+
+def test_peers_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMKV_SERVER_NETWORK__PEERS", "host-a:9900, host-b:9900")
+    assert ServerConfig.load().network.peers == ("host-a:9900", "host-b:9900")
+
+
+@pytest.mark.parametrize("value", ["[3]", "{a: 1}", "['ftp://host-a']", "['host-a:no']"])
+def test_peers_that_are_none(tmp_path: Path, value: str) -> None:
+    assert "network.peers" in refusal(tmp_path, f"network: {{peers: {value}}}")

@@ -67,7 +67,8 @@ def test_health_of_the_whole(states: list[str], whole: str) -> None:
 
 
 def test_what_evicts_is_told_apart() -> None:
-    engines = [{"evicted_records": 3, "eviction_age": {"buckets": {"6": 1}}}, {"eviction_age": {"buckets": {"6": 2}}}]
+    ages = [{"eviction_age": {"buckets": {"6": count}}} for count in (1, 2)]
+    engines: list[dict[str, Any]] = [{"evicted_records": 3, **ages[0]}, ages[1]]
     told = eviction_of(engines, [{"expired_records": 2, "over_quota_records": 7}, {"expired_records": None}])
     assert (told["evicted_records"], told["expired_records"], told["over_quota_records"]) == (3, 2, 7)
     assert told["age_buckets"] == {"6": 3}

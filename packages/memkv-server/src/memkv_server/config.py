@@ -29,7 +29,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from memkv_core.address import Address, parse_address
 from memkv_core.errors import ConfigError
@@ -112,7 +112,7 @@ Capacity = Annotated[int | Share, PlainValidator(parse_capacity)]
 AddressText = Annotated[str, BeforeValidator(_address)]
 SocketText = Annotated[str, BeforeValidator(_socket)]
 DeviceText = Annotated[str, BeforeValidator(_device)]
-PeerTexts = Annotated[tuple[str, ...], BeforeValidator(_peers)]
+PeerTexts = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_peers)]
 AuthKey = Annotated[SecretStr, BeforeValidator(_auth_key)]
 
 

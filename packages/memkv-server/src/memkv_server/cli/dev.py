@@ -71,6 +71,7 @@ def up(
     for name, value in cluster.environment().items():
         typer.echo(f"export {name}={shlex.quote(value)}")
     note(f"# {len(cluster.nodes)} node(s) ready; paste the lines above. Stop: memkv dev down --dir {dir}")
+    note(f"# dashboard: http://{cluster.nodes[0].admin}/ with the token that `memkv admin token` prints")
 
 
 @app.command("status", epilog=examples(*_EXAMPLES))

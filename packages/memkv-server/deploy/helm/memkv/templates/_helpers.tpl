@@ -21,6 +21,10 @@ network:
   address: 0.0.0.0:{{ .Values.service.dataPort }}
   admin_address: 0.0.0.0:{{ .Values.service.adminPort }}
   auth_key: /etc/memkv/secret/auth-key
+  peers:
+    {{- range $index := until (int .Values.replicas) }}
+    - {{ include "memkv.fullname" $ }}-{{ $index }}.{{ include "memkv.fullname" $ }}:{{ $.Values.service.dataPort }}
+    {{- end }}
 storage:
   mode: {{ .Values.storage.mode }}
   durability: {{ .Values.storage.durability }}
