@@ -376,6 +376,16 @@ def test_admin_of_a_running_node(cli: Cli, start_node: Any) -> None:
     assert len(cli("admin", "token", env=env).stdout.strip()) == 64
 
 
+def test_admin_status_of_all_nodes_is_one_table(cli: Cli, start_node: Any) -> None:
+    nodes = [start_node(), start_node()]
+    servers = ",".join([*(node.address for node in nodes), "127.0.0.1:1"])
+    done = cli("admin", "status", env={"MEMKV_SERVERS": servers, "MEMKV_AUTH_KEY": KEY})
+    assert done.returncode == 1, "one of them does not answer"
+    rows = [line for line in done.stdout.splitlines() if "127.0.0.1" in line]
+    assert [any(node.admin in row and "healthy" in row for row in rows) for node in nodes] == [True, True]
+    assert "connection refused" in next(row for row in rows if "127.0.0.1:2 " in row)
+
+
 def test_admin_of_nodes_that_do_not_answer(cli: Cli, start_node: Any) -> None:
     node = start_node()
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing

@@ -19,9 +19,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from memkv_core.errors import InvalidArgumentError, StorageError
-from memkv_core.limits import KEY_BYTES_MAX
+from memkv_core.limits import KEY_BYTES_MAX, NAMESPACE_BYTES_MAX
 from memkv_server.keytext import key_text, parse_key
 from memkv_server.limits import LIST_KEYS_MAX, LISTED_KEYS_MAX
+from memkv_server.namespace_admin import may_be_namespace
 
 if TYPE_CHECKING:
     from memkv_server.lane_process import LaneProcess
@@ -77,8 +78,10 @@ class KeyAdmin:
             return _error(400, "name a namespace: /v1/keys?namespace=NAME; /v1/namespaces lists them")
         except InvalidArgumentError as error:
             return _error(400, str(error))
-        if len(prefix) > KEY_BYTES_MAX:
-            return _error(400, f"a prefix of {len(prefix)} bytes: a key has {KEY_BYTES_MAX} at most")
+        if not may_be_namespace(name):
+            return _error(404, f"no namespace {name[:NAMESPACE_BYTES_MAX]!r} here")
+        if len(prefix) > KEY_BYTES_MAX:  # no key is so long; nor is a message to a lane
+            return JSONResponse({"keys": [], "after": None})
         try:
             return await self._answer(name, prefix, limit, cursor)
         except StorageError as error:

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from memkv_core.errors import StorageError
+from memkv_core.limits import NAMESPACE_BYTES_MAX
 from memkv_server.engine.usage import join_namespaces
 from memkv_server.limits import STATUS_NAMESPACES_MAX
 
@@ -61,6 +62,8 @@ class NamespaceAdmin:
     async def describe(self, request: Request) -> Response:
         """The handler of GET for one: ``identity`` is JSON text, empty where none was presented."""
         name: str = request.path_params["name"]
+        if not may_be_namespace(name):
+            return _too_long(name)
         failed = [] if self._lanes else ["the lanes are starting"]
         for lane in self._lanes:
             try:
@@ -77,6 +80,8 @@ class NamespaceAdmin:
     async def drop(self, request: Request) -> Response:
         """The handler of DELETE."""
         name: str = request.path_params["name"]
+        if not may_be_namespace(name):
+            return _too_long(name)
         started_s = time.monotonic()
         outcomes = await asyncio.gather(*(_drop_in(lane, name) for lane in self._lanes))
         done = [outcome["dropped"] for outcome in outcomes if outcome.get("dropped") is not None]
@@ -95,6 +100,15 @@ class NamespaceAdmin:
         if not done:
             return JSONResponse({"error": f"no namespace {name!r} here", **body}, status_code=404)
         return JSONResponse(body)
+
+
+def may_be_namespace(name: str) -> bool:
+    """Whether a lane is to be asked for it: a message to one has a bound."""
+    return len(name.encode(errors="surrogatepass")) <= NAMESPACE_BYTES_MAX
+
+
+def _too_long(name: str) -> Response:
+    return JSONResponse({"error": f"no namespace {name[:NAMESPACE_BYTES_MAX]!r} here"}, status_code=404)
 
 
 async def _drop_in(lane: LaneProcess, name: str) -> dict[str, Any]:

@@ -133,7 +133,8 @@ OPERATIONS: Final = (
         {400: "an argument is malformed", 404: _ABSENT, 503: _AWAY},
         (
             Parameter("namespace", "Whose keys.", _TEXT, required=True),
-            Parameter("prefix", "What they begin with; `\\xNN` is a byte, `\\\\` a backslash.", _TEXT),
+            Parameter("prefix", "What they begin with; `\\xNN` is a byte, `\\\\` a backslash.",
+                      {"type": "string", "pattern": r"^([^\\]|\\\\|\\x[0-9a-fA-F]{2})*$"}),
             Parameter("limit", "At most so many; 1000 if it is not given.",
                       {"type": "integer", "minimum": 1, "maximum": LISTED_KEYS_MAX}),
             Parameter("after", "Where to go on, from the answer before.",
