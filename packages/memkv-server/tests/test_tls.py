@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import datetime
+import http.client
 import ipaddress
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from memkv_core.address import parse_address
+from memkv_core.auth import admin_token
 
 
 def make_certificate(dir: Path) -> None:
@@ -48,3 +53,19 @@ def test_admin_over_tls(cli: Callable[..., Any], start_node: Callable[..., Any],
     assert (doubting.returncode, "TLS failed" in doubting.stdout) == (1, True)
     plain = cli("admin", "health", "--server", node.admin)
     assert (plain.returncode, "Traceback" in plain.stderr) == (1, False)
+
+
+def test_the_dashboards_cookie_stays_on_tls(start_node: Callable[..., Any], tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+    settings = f"network: {{tls_cert: {tmp_path}/cert.pem, tls_key: {tmp_path}/key.pem}}"
+    (tmp_path / "config.yaml").write_text(settings)
+    node = start_node("--config", str(tmp_path / "config.yaml"))
+    trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    connection = http.client.HTTPSConnection(*parse_address(node.admin), timeout=30, context=trust)
+    try:
+        connection.request("POST", "/login", f"token={admin_token(bytes.fromhex('a1' * 32))}")
+        response = connection.getresponse()
+        assert response.status == 303
+        assert "secure" in str(response.getheader("set-cookie")).lower()
+    finally:
+        connection.close()
