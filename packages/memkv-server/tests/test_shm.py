@@ -109,9 +109,21 @@ def test_a_block_larger_than_the_memory_of_a_connection_goes_over_the_socket(nod
         assert client.get(keys_of(values), targets) == [len(value) for value in values]
         assert all(target[: len(value)] == value for target, value in zip(targets, values, strict=True))
         stats = client.stats()
-        assert stats.moved_fallbacks == {"staging": 7}, "calls, of which a put takes two blocks"
-        assert client.put(["small"], [values[2][:1000]]) == [True]
-        assert client.stats().moved_staged_bytes == 1000
+        assert stats.moved_fallbacks == {"staging": 8}, "calls: each takes one block"
+        assert client.put(["fits"], [values[2][:900_000]]) == [True]
+        assert client.stats().moved_staged_bytes == 900_000
+
+
+@pytest.mark.parametrize(("count", "size", "staged"), [(1, 16, 0), (8, 65_536, 0), (64, 65_536, 0), (1, MIB, MIB)])
+def test_a_little_goes_through_the_socket_itself(client: Any, count: int, size: int, staged: int) -> None:
+    values = blocks(count, size)
+    keys = keys_of(values, f"{count}-{size}-")
+    assert client.put(keys, values) == [True] * count
+    targets = [bytearray(size) for _ in values]
+    assert client.get(keys, targets) == [size] * count
+    assert targets == values
+    stats = client.stats()
+    assert (stats.moved_staged_bytes, stats.moved_fallbacks) == (2 * staged, {})
 
 
 def test_registered_memory_that_has_a_descriptor_is_read_where_it_is(client: Any) -> None:

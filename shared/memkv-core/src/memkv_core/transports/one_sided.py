@@ -121,6 +121,10 @@ class OneSidedTransport(TCPTransport):
     def deregister_range(self, known: Range) -> None:
         self.regions.remove(known.number)
 
+    def are_worth_placing(self, calls: Sequence[Call]) -> bool:
+        """Whether the server is to move blocks of these calls; if not they go inline, as they would over tcp."""
+        return any(call.blocks is not None and any(call.blocks) for call in calls)
+
     def staging_step(self, slot_count: int) -> int:
         """How many slots are registered at a time, when so many are wanted: by default only those."""
         return slot_count
@@ -154,7 +158,7 @@ class OneSidedTransport(TCPTransport):
 
     # -- exchanges ----------------------------------------------------------------------------------------------------
     def _exchange(self, flow: Flow, calls: Sequence[Call]) -> Steps:
-        if any(call.blocks is not None and any(call.blocks) for call in calls):
+        if self.are_worth_placing(calls):
             return self._exchange_placed(flow, calls)
         if any(isinstance(call, ProbeCall) for call in calls):
             return self._exchange_probe(flow, calls)

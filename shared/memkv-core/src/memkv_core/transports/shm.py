@@ -43,8 +43,12 @@ _STAGING: Final = 0xFFFF_FFFF  # the number of a path's own memory; the others c
 _DEPTH: Final = 2  # calls at a time on a connection: more of its memory than this does not stay in the cache
 _WAYS: Final = 2  # over TCP to hear where the socket is, then through the socket
 _SLOTS_MIN: Final = 4  # that a connection's memory is divided into, so that the calls on it overlap
-_SLOT_BYTES_MAX: Final = 4 * MIB
-_FRAME_BYTES: Final = 4 * MIB
+_SLOT_BYTES_MAX: Final = 2 * MIB
+_FRAME_BYTES: Final = 2 * MIB
+# What goes through the socket itself: so little, and so much of blocks that are no larger than this.
+_INLINE_BYTES_MAX: Final = 512 * KIB
+_INLINE_SMALL_BYTES_MAX: Final = 4 * MIB
+_SMALL_BLOCK_BYTES: Final = 64 * KIB
 
 
 class _OtherWayError(ConnectError):
@@ -200,6 +204,14 @@ class ShmTransport(OneSidedTransport):
         """A TCP connection makes room for a Unix one where that may be had."""
         if not flow.local and self.local.worth_trying(flow.route.server):
             flow.open = False
+
+    def are_worth_placing(self, calls: Sequence[Call]) -> bool:
+        """Large blocks are, and many of them. A little is faster through the socket, where no places have to be named,
+        found and checked at both ends, and the kernel hands on one piece while the next one comes."""
+        blocks = [sum(map(len, parts)) for call in calls for parts in call.blocks or ()]
+        size = sum(blocks)
+        small = size <= _SMALL_BLOCK_BYTES * len(blocks)
+        return size > (_INLINE_SMALL_BYTES_MAX if small else _INLINE_BYTES_MAX)
 
     # -- paths --------------------------------------------------------------------------------------------------------
     def open_path(self, flow: Flow) -> Generator[int, int, OneSidedPath | None]:
