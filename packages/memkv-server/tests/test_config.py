@@ -299,6 +299,11 @@ def test_peers(tmp_path: Path, text: str, peers: tuple[str, ...]) -> None:
     assert ServerConfig.load(tmp_path / "config.yaml").network.peers == peers
 
 
+def test_devices_of_the_environment_are_a_list_of_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMKV_SERVER_RDMA__DEVICES", "mlx5_0,mlx5_1:1")
+    assert ServerConfig.load().rdma.devices == ("mlx5_0", "mlx5_1:1")
+
+
 def test_peers_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMKV_SERVER_NETWORK__PEERS", "host-a:9900, host-b:9900")
     assert ServerConfig.load().network.peers == ("host-a:9900", "host-b:9900")

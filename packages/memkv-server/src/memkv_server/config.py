@@ -184,7 +184,7 @@ class LimitsConfig(_Section):
 class RdmaConfig(_Section):
     """RDMA devices of the node, for its clients' payload; without any it goes over TCP."""
 
-    devices: tuple[DeviceText, ...] = Field(default=(), description=_DEVICES)
+    devices: Annotated[tuple[DeviceText, ...], NoDecode] = Field(default=(), description=_DEVICES)
     # Registered by each lane with each device, for memory of the store that cannot be registered itself.
     bounce_size: ByteSize = Field(default=ByteSize(RDMA_BOUNCE_BYTES), ge=RDMA_STEP_BYTES, description=SIZE)
 
