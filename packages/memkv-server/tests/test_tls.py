@@ -6,11 +6,14 @@ from __future__ import annotations
 import datetime
 import http.client
 import ipaddress
+import json
 import ssl
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -69,3 +72,30 @@ def test_the_dashboards_cookie_stays_on_tls(start_node: Callable[..., Any], tmp_
         assert "secure" in str(response.getheader("set-cookie")).lower()
     finally:
         connection.close()
+
+
+def test_a_node_asks_its_peers_over_tls(
+    start_node: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the authority that it is told to trust, and says so of a peer whose certificate it does not trust."""
+    make_certificate(tmp_path)
+    settings = f"network: {{tls_cert: {tmp_path}/cert.pem, tls_key: {tmp_path}/key.pem}}"
+    (tmp_path / "config.yaml").write_text(settings)
+    first = start_node("--config", str(tmp_path / "config.yaml"))
+    (tmp_path / "config.yaml").write_text(f"{settings[:-1]}, peers: ['https://{first.admin}']}}")
+    doubting = start_node("--config", str(tmp_path / "config.yaml"))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    trusting = start_node("--config", str(tmp_path / "config.yaml"))
+    trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+    headers = {"authorization": f"Bearer {admin_token(bytes.fromhex('a1' * 32))}"}
+
+    def seen_by(node: Any) -> Any:
+        request = urllib.request.Request(f"https://{node.admin}/v1/dashboard", headers=headers)
+        with urllib.request.urlopen(request, timeout=30, context=trust) as response:
+            return json.load(response)["nodes"]
+
+    own, peer = seen_by(trusting)
+    assert (own["own"], peer["own"]) == (True, False)
+    assert (peer["status"], peer["admin_address"]) == ("healthy", first.admin)
+    peer = seen_by(doubting)[1]
+    assert (peer["status"], peer["error"]) == ("down", "TLS failed: CERTIFICATE_VERIFY_FAILED")
