@@ -25,21 +25,17 @@ from typing import Final
 
 from memkv_core.shared_memory import SEAL_FUTURE_WRITE, SIZE_IS_FIXED
 from memkv_server.limits import SHM_MAPPED_BYTES_MAX
+from memkv_server.memory_calls import (
+    MADV_POPULATE_READ,
+    MADV_POPULATE_WRITE,
+    MAP_FAILED,
+    advise,
+    map_memory,
+    unmap_memory,
+)
 
 _PAGE: Final = mmap.PAGESIZE
-_MADV_POPULATE_READ: Final = 22  # both since Linux 5.14
-_MADV_POPULATE_WRITE: Final = 23
 _STAT_BLOCK_BYTES: Final = 512
-_FAILED: Final = ctypes.c_void_p(-1).value
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_mmap = _libc.mmap
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
-_munmap = _libc.munmap
-_munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-_madvise = _libc.madvise
-_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class ClientMemory:
@@ -58,8 +54,8 @@ class ClientMemory:
         if not 0 < size_bytes <= SHM_MAPPED_BYTES_MAX or not _may_be_mapped(descriptor, size_bytes):
             return None
         protection = mmap.PROT_READ | mmap.PROT_WRITE
-        address = _mmap(None, size_bytes, protection, mmap.MAP_SHARED, descriptor, 0)
-        if address is None or address == _FAILED:
+        address = map_memory(None, size_bytes, protection, mmap.MAP_SHARED, descriptor, 0)
+        if address is None or address == MAP_FAILED:
             return None
         memory = cls(address, size_bytes)
         if not populate(address, size_bytes, writable=True, known=True) or not _seal(descriptor):
@@ -73,7 +69,7 @@ class ClientMemory:
     def close(self) -> None:
         """Idempotent. Nothing of it may be under way."""
         if self._size_bytes:
-            _munmap(self.address, self._size_bytes)
+            unmap_memory(self.address, self._size_bytes)
             self._size_bytes = 0
 
 
@@ -83,8 +79,8 @@ def populate(address: int, size_bytes: int, *, writable: bool, known: bool = Fal
     A kernel that does not know how answers True, unless it must be ``known``.
     """
     start = address & -_PAGE
-    advice = _MADV_POPULATE_WRITE if writable else _MADV_POPULATE_READ
-    while _madvise(start, address + size_bytes - start, advice):
+    advice = MADV_POPULATE_WRITE if writable else MADV_POPULATE_READ
+    while advise(start, address + size_bytes - start, advice):
         number = ctypes.get_errno()
         if number not in (errno.EINTR, errno.EAGAIN):
             return number == errno.EINVAL and not known

@@ -11,6 +11,7 @@ found by then. 400 for arguments, 404 for a namespace that no lane knows, 503 wh
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ TIMEOUT_S: Final = 10.0
 PAUSE_S: Final = 0.004  # between two pieces of a millisecond: clients have four fifths of the lane meanwhile
 ENOUGH_S: Final = 1.0  # then a request is answered with what there is
 LIMIT_DEFAULT: Final = 1000
+_CURSOR: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,9})-((?:[0-9a-f]{32})?)")
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -49,12 +51,9 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """InvalidArgumentError for what no answer has said."""
-        try:
-            lane, drive, after = text.split("-")
-            if len(bytes.fromhex(after)) in (0, 16) and lane.isdecimal() and drive.isdecimal():
-                return cls(int(lane), int(drive), after)
-        except ValueError:
-            pass  # said below
+        found = _CURSOR.fullmatch(text)
+        if found is not None:
+            return cls(int(found[1]), int(found[2]), found[3])
         raise InvalidArgumentError(f"after={text!r} is no cursor", remedy="give what the answer before said")
 
 

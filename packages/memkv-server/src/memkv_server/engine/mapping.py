@@ -26,15 +26,13 @@ import mmap
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from memkv_server.memory_calls import MADV_POPULATE_READ, MADV_POPULATE_WRITE, advise
+
 _PAGE: Final = mmap.PAGESIZE
-_MADV_POPULATE_READ: Final = 22  # both since Linux 5.14; older kernels answer EINVAL
-_MADV_POPULATE_WRITE: Final = 23
 _EHWPOISON: Final = 133  # memory that the hardware gave up; not in the errno module
 _ASK_BYTES_MAX: Final = 16 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_madvise = _libc.madvise
-_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 _mincore = _libc.mincore
 _mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
@@ -63,7 +61,7 @@ class Mapping:
     def prepare(self, start: int, end: int) -> bool:
         """Makes these bytes writable in one call; they are about to be written. False where the medium fails."""
         start &= -_PAGE
-        return self._populate(start, (end - start + _PAGE - 1) & -_PAGE, _MADV_POPULATE_WRITE)
+        return self._populate(start, (end - start + _PAGE - 1) & -_PAGE, MADV_POPULATE_WRITE)
 
     def missing(self, extents: Sequence[tuple[int, int]]) -> list[int]:
         """The positions of those extents (first byte, length) that are not in memory."""
@@ -76,11 +74,11 @@ class Mapping:
         """
         extents = [_pages(*extent) for extent in extents]
         for start, length in extents:
-            _madvise(self._base + start, length, mmap.MADV_WILLNEED)
+            advise(self._base + start, length, mmap.MADV_WILLNEED)
         return [
             position
             for position, (start, length) in enumerate(extents)
-            if not self._populate(start, length, _MADV_POPULATE_READ)
+            if not self._populate(start, length, MADV_POPULATE_READ)
         ]
 
     def _is_resident(self, start: int, length: int) -> bool:
@@ -95,7 +93,7 @@ class Mapping:
         return True
 
     def _populate(self, start: int, length: int, advice: int) -> bool:
-        while _madvise(self._base + start, length, advice):
+        while advise(self._base + start, length, advice):
             error = ctypes.get_errno()
             if error not in (errno.EINTR, errno.EAGAIN):
                 # An old kernel does not know the advice: then the access itself meets what there is to meet.

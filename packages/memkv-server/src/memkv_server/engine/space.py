@@ -16,19 +16,11 @@ import os
 from typing import Final, NoReturn
 
 from memkv_core.errors import StorageError
+from memkv_server.memory_calls import MADV_POPULATE_WRITE, MAP_FAILED, advise, map_memory
 
 FRAME_BYTES: Final = 2 << 20  # what one page table covers
-_MADV_POPULATE_WRITE: Final = 23
 _MAP_NORESERVE: Final = 0x4000
 _MAP_FIXED: Final = 0x10
-_MAP_FAILED: Final = ctypes.c_void_p(-1).value
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_mmap = _libc.mmap
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-_madvise = _libc.madvise
-_madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class AddressSpace:
@@ -53,20 +45,20 @@ class AddressSpace:
     def populate(self, start: int, length: int) -> None:
         """Puts memory behind these bytes in one call, rather than at each page's first touch."""
         # Where the kernel does not know the advice, or has no memory, the touch itself meets what there is to meet.
-        _madvise(self._base + self.origin + start, length, _MADV_POPULATE_WRITE)
+        advise(self._base + self.origin + start, length, MADV_POPULATE_WRITE)
 
     def drop(self, start: int, length: int) -> None:
         """Gives the memory of whole pages back; they read as zeros afterwards."""
-        if _madvise(self._base + self.origin + start, length, mmap.MADV_DONTNEED):
+        if advise(self._base + self.origin + start, length, mmap.MADV_DONTNEED):
             _refuse("pages cannot be given back")
 
     def drop_frame(self, frame: int) -> None:
         """Gives the memory of a frame back, and the page table that led to it, which MADV_DONTNEED may leave."""
         at = self._base + self.origin + frame * FRAME_BYTES
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE | _MAP_FIXED
-        if _mmap(at, FRAME_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) == _MAP_FAILED:
+        if map_memory(at, FRAME_BYTES, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0) == MAP_FAILED:
             _refuse("a frame cannot be given back")
-        _madvise(at, FRAME_BYTES, mmap.MADV_NOHUGEPAGE)
+        advise(at, FRAME_BYTES, mmap.MADV_NOHUGEPAGE)
 
     def close(self) -> None:
         """Gives all of it back, as far as no view is in use."""
