@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memkv_core.auth import admin_token
-from memkv_server import admin_client, key_admin
+from memkv_server import admin_client, key_admin, openapi
 from memkv_server.keytext import key_text
 
 if TYPE_CHECKING:
@@ -154,3 +156,11 @@ def test_requests_for_a_namespace(node: Node) -> None:
 def test_cursor() -> None:
     cursor = key_admin.Cursor(3, 1, "ab" * 16)
     assert key_admin.Cursor.parse(str(cursor)) == cursor
+
+
+@given(st.data())
+def test_every_cursor_that_the_document_allows_is_taken(data: st.DataObject) -> None:
+    parameters = openapi.document()["paths"]["/v1/keys"]["get"]["parameters"]
+    pattern = next(each["schema"]["pattern"] for each in parameters if each["name"] == "after")
+    text = data.draw(st.from_regex(pattern).filter(lambda text: not text.endswith("\n")))
+    assert text == "" or str(key_admin.Cursor.parse(text)).count("-") == 2

@@ -33,7 +33,7 @@ TIMEOUT_S: Final = 10.0
 PAUSE_S: Final = 0.004  # between two pieces of a millisecond: clients have four fifths of the lane meanwhile
 ENOUGH_S: Final = 1.0  # then a request is answered with what there is
 LIMIT_DEFAULT: Final = 1000
-_CURSOR: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,9})-((?:[0-9a-f]{32})?)")
+CURSOR_PATTERN: Final = "^([0-9]{1,9})-([0-9]{1,9})-((?:[0-9a-f]{32})?)$"
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -51,7 +51,7 @@ class Cursor:
     @classmethod
     def parse(cls, text: str) -> Cursor:
         """InvalidArgumentError for what no answer has said."""
-        found = _CURSOR.fullmatch(text)
+        found = re.fullmatch(CURSOR_PATTERN, text)
         if found is not None:
             return cls(int(found[1]), int(found[2]), found[3])
         raise InvalidArgumentError(f"after={text!r} is no cursor", remedy="give what the answer before said")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from memkv_server import __version__
+from memkv_server.key_admin import CURSOR_PATTERN
 from memkv_server.limits import JOB_RATE_DEFAULT, JOB_RATE_MAX, JOB_RATE_MIN, LISTED_KEYS_MAX
 
 Schema = dict[str, Any]
@@ -138,7 +139,7 @@ OPERATIONS: Final = (
             Parameter("limit", "At most so many; 1000 if it is not given.",
                       {"type": "integer", "minimum": 1, "maximum": LISTED_KEYS_MAX}),
             Parameter("after", "Where to go on, from the answer before.",
-                      {"type": "string", "pattern": "^([0-9]+-[0-9]+-([0-9a-f]{32})?)?$"}),
+                      {"type": "string", "pattern": f"{CURSOR_PATTERN}|^$"}),
         ),
     ),
 )  # fmt: skip
