@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from memkv_core.limits import REGIONS_MAX
 from memkv_core.places import PART, Access, Places, RegionKind, RegionRequest
 from memkv_core.regions import address_of
+from memkv_server import movers
 from memkv_server.movers import MemoryMover, PlaceError, Regions, pair
 
 
@@ -25,6 +26,12 @@ def parts(*rows: tuple[int, int, int]) -> np.ndarray:
 
 
 # -- regions ----------------------------------------------------------------------------------------------------------
+@pytest.fixture(params=["few", "many"], autouse=True)
+def _both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for few parts, and by arrays as for many: both are to give the same."""
+    monkeypatch.setattr(movers, "ARRAY_MIN", 1 << 20 if request.param == "few" else 1)
+
+
 def test_a_part_is_resolved_by_its_region() -> None:
     regions = Regions()
     for number, address in ((7, 1000), (3, 5000), (9, 100)):

@@ -29,7 +29,10 @@ from memkv_core.places import (
 from memkv_core.wire import Flag, Header, Opcode
 
 PARTS = st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1), st.integers(0, 2**20))
-VALUES = st.lists(st.lists(PARTS, max_size=5), max_size=12)  # the parts of each value
+VALUES = st.one_of(  # the parts of each value
+    st.lists(st.lists(PARTS, max_size=5), max_size=12),
+    st.lists(st.tuples(PARTS).map(list), max_size=40),  # one each, fewer and more than arrays are worth it for
+)
 
 
 def places_of(values: list[list[tuple[int, int, int]]]) -> Places:
@@ -53,6 +56,7 @@ def test_places(values: list[list[tuple[int, int, int]]]) -> None:
     decoded = decode_places(encoded, sizes)
     assert decoded.counts.tolist() == places.counts.tolist()
     assert decoded.parts.tolist() == places.parts.tolist()
+    assert decoded.one_each == all(len(parts) == 1 for parts in values)
     for wrong in ([*sizes, 0], sizes[:-1], [size + 1 for size in sizes]):
         if wrong != sizes:
             with pytest.raises(RemoteProtocolError):

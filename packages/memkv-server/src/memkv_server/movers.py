@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from memkv_core.limits import REGIONS_MAX
-from memkv_core.places import Places, RegionRequest
+from memkv_core.places import ARRAY_MIN, Places, RegionRequest
 from memkv_core.regions import address_of, addresses_of
 
 
@@ -151,11 +151,11 @@ class Regions:
         self, parts: npt.NDArray[np.void], access: int
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
         """(address, key) of each part. PlaceError where one is in no region that allows this access."""
-        numbers = self._numbers if self._numbers is not None else self._sorted()
-        if not len(parts):
-            return np.zeros(0, np.uint64), np.zeros(0, np.uint32)
-        if not len(numbers):
+        if not self._regions and len(parts):
             raise PlaceError("no region is registered")
+        if len(parts) < ARRAY_MIN:
+            return self._resolve_few(parts, access)
+        numbers = self._numbers if self._numbers is not None else self._sorted()
         at = np.searchsorted(numbers, parts["region"])
         at[at == len(numbers)] = 0
         accesses, sizes, addresses, keys = self._columns
@@ -164,9 +164,21 @@ class Regions:
         good = (numbers[at] == parts["region"]) & (accesses[at] & np.uint64(access) != 0)
         good &= (offsets <= room) & (size <= room - np.minimum(offsets, room))
         if not good.all():
-            wrong = parts[int(np.argmin(good))]
-            raise PlaceError(f"{wrong['bytes']} bytes at {wrong['offset']} are not in region {wrong['region']}")
+            raise _misplaced(*parts[int(np.argmin(good))].tolist())
         return addresses[at] + offsets, keys[at].astype(np.uint32)
+
+    def _resolve_few(
+        self, parts: npt.NDArray[np.void], access: int
+    ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint32]]:
+        """The same without what an array operation costs however short it is."""
+        addresses, keys = [], []
+        for number, offset, size in parts.tolist():
+            region = self._regions.get(number)
+            if region is None or not region.access & access or offset + size > region.size_bytes:
+                raise _misplaced(number, offset, size)
+            addresses.append(region.address + offset)
+            keys.append(region.key)
+        return np.array(addresses, np.uint64), np.array(keys, np.uint32)
 
     def _sorted(self) -> npt.NDArray[np.uint32]:
         ordered = sorted(self._regions.items())
@@ -177,6 +189,10 @@ class Regions:
         return self._numbers
 
 
+def _misplaced(number: int, offset: int, size: int) -> PlaceError:
+    return PlaceError(f"{size} bytes at {offset} are not in region {number}")
+
+
 def pair(
     places: Places, remote: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint32], views: Sequence[memoryview | None]
 ) -> Pieces:
@@ -185,7 +201,7 @@ def pair(
     A view may be shorter than its parts (a GET's target had more room); what is left over is not moved.
     """
     lengths = np.fromiter((0 if view is None else len(view) for view in views), np.int64, len(views))
-    if lengths.all() and (places.counts == 1).all():  # every value is there, and in one part
+    if places.one_each and lengths.all():  # every value is there
         return Pieces(addresses_of(views), remote, keys, np.minimum(places.parts["bytes"], lengths))  # type: ignore[arg-type]
     bases = np.fromiter((address_of(view) if view else 0 for view in views), np.uint64, len(views))
     value = np.repeat(np.arange(len(views)), places.counts)  # of each part

@@ -91,7 +91,7 @@ class Placements:
         pieces = pair(places, remote, rkeys, reservation.extents)
         move: Move = MOVED
         if len(pieces.sizes):
-            values_are_pieces = len(pieces.sizes) == header.key_count and bool((places.counts == 1).all())
+            values_are_pieces = len(pieces.sizes) == header.key_count and places.one_each
             move = self.mover.read(pieces, reservation.landed if values_are_pieces else None)
         return PlacedPut(reservation, header._replace(payload_bytes=sum(request.lengths)), move, begun_s)
 

@@ -99,7 +99,7 @@ class ShmMover:
         """The pieces in their order, split where they go on in another region or by other means."""
         keys = pieces.keys
         first_key = int(keys[0])
-        if len(keys) == 1 or bool((keys == first_key).all()):
+        if keys.tobytes() == keys[:1].tobytes() * len(keys):
             return self._runs_of_one(first_key, pieces, into_lane)
         splits = (np.flatnonzero(keys[1:] != keys[:-1]) + 1).tolist()
         runs: list[Copies | Vectors] = []

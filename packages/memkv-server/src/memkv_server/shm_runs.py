@@ -32,8 +32,6 @@ for _transfer in (preadv, pwritev):
 class Copies:
     """Pieces in a region that is mapped, from or to the lane's memory."""
 
-    verified_bytes = SHM_VERIFIED_BYTES
-
     def __init__(self, base: int, pieces: Pieces, *, into_lane: bool, guarded: bool) -> None:
         self.done_count = 0
         self._local: list[int] = pieces.local.tolist()
@@ -46,6 +44,11 @@ class Copies:
     @property
     def done(self) -> bool:
         return self.done_count == len(self._sizes)
+
+    @property
+    def verified_bytes(self) -> int:
+        """What to move before a look at what has landed: a digest is of a whole piece, so no share of one."""
+        return max(SHM_VERIFIED_BYTES, self._sizes[self.done_count] - self._begun)
 
     def advance(self, size_max: int) -> int:
         """Whole pieces, of so many bytes at most together, or a share of a larger one. Raises OSError."""

@@ -44,7 +44,7 @@ NONCE_BYTES: Final = 32
 _COUNT: Final = np.dtype("<u2")
 _ONE: Final = b"\1\0"
 _PART: Final = struct.Struct("<IQI")
-_ARRAY_MIN: Final = 24  # parts from which arrays are faster
+ARRAY_MIN: Final = 24  # parts from which arrays are faster
 _REGION: Final = struct.Struct("<IBBHQQII32s")
 _ENDPOINT: Final = struct.Struct("<II16sHBBHBB")
 assert (PART.itemsize, _REGION.size, _ENDPOINT.size) == (PART_BYTES, 64, 32)
@@ -72,6 +72,11 @@ class Places(NamedTuple):
 
     counts: npt.NDArray[np.uint16]
     parts: npt.NDArray[np.void]  # of PART
+
+    @property
+    def one_each(self) -> bool:
+        """Whether every value is in one part."""
+        return len(self.parts) == len(self.counts) and self.counts.tobytes() == _ONE * len(self.counts)
 
 
 class RegionRequest(NamedTuple):
@@ -111,7 +116,7 @@ def encode_run(count: int, staged: Mapping[int, tuple[int, int]], region: int, o
     counts = (
         _ONE * count if len(staged) == count else b"".join([_ONE if at in staged else b"\0\0" for at in range(count)])
     )
-    if len(staged) < _ARRAY_MIN:
+    if len(staged) < ARRAY_MIN:
         return counts + b"".join([_PART.pack(region, offset + start, size) for start, size in staged.values()])
     parts = np.empty(len(staged), PART)
     where = np.array(list(staged.values()), np.int64)
@@ -125,6 +130,10 @@ def decode_places(data: bytes | memoryview, sizes: Sequence[int]) -> Places:
     Whether the regions exist and hold them is not known here.
     """
     count = len(sizes)
+    if count < ARRAY_MIN and len(data) == (2 + PART_BYTES) * count and data[: 2 * count] == _ONE * count:
+        if [size for _, _, size in _PART.iter_unpack(data[2 * count :])] != list(sizes):
+            raise _misfit()
+        return Places(np.frombuffer(data, _COUNT, count), np.frombuffer(data, PART, count, 2 * count))
     if len(data) < 2 * count:
         raise RemoteProtocolError("metadata ends early")
     counts = np.frombuffer(data, _COUNT, count)
@@ -139,8 +148,12 @@ def decode_places(data: bytes | memoryview, sizes: Sequence[int]) -> Places:
     bounds = np.zeros(count + 1, np.int64)
     np.cumsum(counts, out=bounds[1:])
     if not np.array_equal(np.diff(ends[bounds]), np.asarray(sizes, np.int64)):
-        raise RemoteProtocolError("the parts of a value are not as long as the value")
+        raise _misfit()
     return Places(counts, parts)
+
+
+def _misfit() -> RemoteProtocolError:
+    return RemoteProtocolError("the parts of a value are not as long as the value")
 
 
 def encode_region(request: RegionRequest) -> bytes:

@@ -57,18 +57,22 @@ class Shelf:
         puts_direct: bool,
         gets_direct: bool,
         depth: int,
-        depth_of_all: int | None = None,
+        depth_of_puts: int | None = None,
     ) -> None:
         self.regions = regions
         self.staging = staging
         self.puts_direct = puts_direct  # a PUT's values from registered memory
         self.gets_direct = gets_direct  # a GET's to registered memory
         self.depth = depth  # of GETs
-        self.depth_of_all = depth_of_all  # of GETs and PUTs together; None: as many as there is room for
+        self.depth_of_puts = depth_of_puts  # None: as many as there is room for
         self.slots_known = 0  # of the staging, by the server
         self.under_way: set[PlacedCall] = set()
         self.failed: set[PlacedCall] = set()  # their slots are not free before the path's fence
         self.gets_under_way = 0
+
+    @property
+    def puts_under_way(self) -> int:
+        return len(self.under_way) - self.gets_under_way
 
 
 class PlacedCall:
@@ -159,7 +163,7 @@ class PlacedCall:
             return True
         if self._is_get and shelf.gets_under_way >= shelf.depth:
             return False
-        if shelf.depth_of_all is not None and len(shelf.under_way) >= shelf.depth_of_all:
+        if not self._is_get and shelf.depth_of_puts is not None and shelf.puts_under_way >= shelf.depth_of_puts:
             return False
         if layout.staged_bytes:
             slots = shelf.staging.take(layout.staged_bytes, shelf.slots_known)

@@ -40,11 +40,14 @@ from memkv_core.wire import Opcode
 
 _LOG: Final = RateLimitedLog(logging.getLogger("memkv_core.transport"))
 _STAGING: Final = 0xFFFF_FFFF  # the number of a path's own memory; the others count from 1
-_DEPTH: Final = 2  # calls at a time on a connection: more of its memory than this does not stay in the cache
+# Calls at a time on a connection: with a get more neither end waits for the other, with a put more of the memory than
+# this does not stay in the cache (docs/design/0007).
+_DEPTH_OF_GETS: Final = 3
+_DEPTH_OF_PUTS: Final = 2
 _WAYS: Final = 2  # over TCP to hear where the socket is, then through the socket
 _SLOTS_MIN: Final = 4  # that a connection's memory is divided into, so that the calls on it overlap
-_SLOT_BYTES_MAX: Final = 2 * MIB
-_FRAME_BYTES: Final = 2 * MIB
+_SLOT_BYTES_MAX: Final = MIB
+_FRAME_BYTES: Final = 3 * MIB
 # What goes through the socket itself: so little, and so much of blocks that are no larger than this.
 _INLINE_BYTES_MAX: Final = 512 * KIB
 _INLINE_SMALL_BYTES_MAX: Final = 4 * MIB
@@ -259,7 +262,14 @@ class ShmTransport(OneSidedTransport):
         own = Range(_STAGING, staging.address, staging.size_bytes)
         regions = Regions()
         regions.replace({_STAGING: own})
-        shelf = Shelf(regions, staging, puts_direct=False, gets_direct=False, depth=_DEPTH, depth_of_all=_DEPTH)
+        shelf = Shelf(
+            regions,
+            staging,
+            puts_direct=False,
+            gets_direct=False,
+            depth=_DEPTH_OF_GETS,
+            depth_of_puts=_DEPTH_OF_PUTS,
+        )
         shelf.slots_known = staging.slot_count
         return _CountedPath(shelf, shared, own, self)
 
