@@ -51,7 +51,7 @@ _FRAME_BYTES: Final = 3 * MIB
 # What goes through the socket itself: so little, and so much of blocks that are no larger than this.
 _INLINE_BYTES_MAX: Final = 512 * KIB
 _INLINE_SMALL_BYTES_MAX: Final = 4 * MIB
-_SMALL_BLOCK_BYTES: Final = 64 * KIB
+_SMALL_BLOCK_BYTES: Final = 32 * KIB
 
 
 class _OtherWayError(ConnectError):
