@@ -114,7 +114,9 @@ def test_a_block_larger_than_the_memory_of_a_connection_goes_over_the_socket(nod
         assert client.stats().moved_staged_bytes == 900_000
 
 
-@pytest.mark.parametrize(("count", "size", "staged"), [(1, 16, 0), (8, 65_536, 0), (128, 32_768, 0), (9, 65_536, 9 * 65_536), (1, MIB, MIB)])
+@pytest.mark.parametrize(
+    ("count", "size", "staged"), [(1, 16, 0), (8, 65_536, 0), (128, 32_768, 0), (9, 65_536, 9 * 65_536), (1, MIB, MIB)]
+)
 def test_a_little_goes_through_the_socket_itself(client: Any, count: int, size: int, staged: int) -> None:
     values = blocks(count, size)
     keys = keys_of(values, f"{count}-{size}-")

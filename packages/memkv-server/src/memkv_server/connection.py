@@ -51,6 +51,7 @@ from memkv_server.placed import PlacedPut, Placements
 from memkv_server.shm import ShmMover
 
 _LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.connection"))
+_MOVING: Final = (Opcode.GET, Opcode.PUT)
 
 
 class Phase(Enum):
@@ -86,6 +87,7 @@ class Connection:
         self._payload: Intake | None = None
         self._reservation: Reservation | None = None
         self._put_begun_s = 0.0
+        self._moves = False  # its last frame did
         self._placements: Placements | None = None
         self._puts: deque[PlacedPut] = deque()  # whose values are on their way here
         self._outbox = Outbox(sock, context.engine.release)
@@ -105,8 +107,8 @@ class Connection:
 
     @property
     def bulk(self) -> bool:
-        """In the middle of a payload, in or out: served after those that ask for little."""
-        return bool(self._outbox) or self._payload is not None
+        """In the middle of a payload, in or out, or between two of them: served after those that ask for little."""
+        return self._moves or bool(self._outbox) or self._payload is not None
 
     @property
     def idle(self) -> bool:
@@ -371,6 +373,7 @@ class Connection:
         assert self.namespace is not None
         if header.flags & Flag.RESPONSE:
             raise RemoteProtocolError("a response from a client")
+        self._moves = header.opcode in _MOVING
         if header.flags & Flag.PLACED or header.opcode >= Opcode.REGISTER_REGION:
             self._placed_frame(header, metadata)
             return

@@ -66,6 +66,9 @@ class Lane:
         self._masks: dict[int, int] = {}
         self._rdma: MoverSource | None = None
         self._watched: dict[int, Callable[[], None]] = {}  # other descriptors, and what to do when one is readable
+        self._crowded = False  # several connections have something to do in this round
+        self._asker: Connection | None = None  # who asked for little last, and until when that counts
+        self._asked_until_s = 0.0
         self._stop_at_s: float | None = None
         self._held = False
         self._sweep_at_s = 0.0
@@ -127,7 +130,7 @@ class Lane:
     # -- one round ----------------------------------------------------------------------------------------------------
     def _serve(self, events: list[tuple[int, int]], now_s: float) -> None:
         later = []
-        self.context.turn_bytes = limits.CROWDED_TURN_BYTES if len(events) > 1 else WINDOW_BYTES
+        self._crowded = len(events) > 1
         for fd, _mask in events:
             connection = self._connections.get(fd)
             if connection is None:
@@ -155,7 +158,12 @@ class Lane:
                 self._turn(connection, now_s)
 
     def _turn(self, connection: Connection, now_s: float) -> None:
+        """A short one where others have something to do, or have asked for something not long ago: they may again."""
+        asked = self._asker not in (None, connection) and now_s < self._asked_until_s
+        self.context.turn_bytes = limits.CROWDED_TURN_BYTES if self._crowded or asked else WINDOW_BYTES
         connection.on_event(now_s)
+        if not connection.bulk:
+            self._asker, self._asked_until_s = connection, now_s + limits.ASKED_S
         self._look_after(connection)
 
     def _settle(self, now_s: float) -> None:
@@ -175,6 +183,8 @@ class Lane:
 
     def _forget(self, connection: Connection) -> None:
         connection.close()  # closing the socket takes it out of the epoll set
+        if self._asker is connection:
+            self._asker = None
         self._connections.pop(connection.fd, None)
         self._masks.pop(connection.fd, None)
 

@@ -19,6 +19,7 @@ SHM_REGIONS_MAX: Final = 64  # of one connection; each keeps a descriptor open
 SHM_MAPPED_BYTES_MAX: Final = 256 * MIB  # of one region that the lane maps; a larger one is moved by system calls
 SHM_VERIFIED_BYTES: Final = 256 * KIB  # that are moved before they are verified, in the core's cache still
 CROWDED_TURN_BYTES: Final = 512 * KIB  # of one of them, where several connections have something to do: 0.1 ms
+ASKED_S: Final = 0.1  # after a small question the turns of other connections are as short
 PENDING_MAX: Final = 32  # answers of one connection that wait for the drive; then nothing more is read from it
 CONNECTIONS_MAX: Final = 8192
 HANDSHAKE_S: Final = 5.0

@@ -50,7 +50,7 @@ class Outbox:
 
         Raises OSError where the connection is lost.
         """
-        for _ in range(limits.SENDS_PER_TURN):
+        for _ in range(limits.SENDS_PER_TURN if size_max >= WINDOW_BYTES else 1):
             if not self._outputs:
                 break
             output = self._outputs[0]
