@@ -19,7 +19,6 @@ engine's views. What came along with a frame's head (at most READ_AHEAD_BYTES) i
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import select
 import socket
@@ -30,11 +29,8 @@ from enum import Enum, auto
 from typing import Final
 
 from memkv_core import wire
-from memkv_core._version import __version__
-from memkv_core.errors import AuthError, RemoteProtocolError, StorageError
-from memkv_core.limits import VALUE_BYTES_MAX
+from memkv_core.errors import AuthError, RemoteProtocolError
 from memkv_core.log import RateLimitedLog
-from memkv_core.same_host import host_digest
 from memkv_core.session import Session
 from memkv_core.wakeups import Wakeups
 from memkv_core.wire import ErrorCode, Flag, Header, Opcode
@@ -48,6 +44,7 @@ from memkv_server.lane_context import LaneContext
 from memkv_server.movers import MoverSource, MoverUnavailableError
 from memkv_server.outbox import Outbox
 from memkv_server.placed import PlacedPut, Placements
+from memkv_server.reception import open_namespace, refusal_of_hello
 from memkv_server.shm import ShmMover
 
 _LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.connection"))
@@ -306,64 +303,32 @@ class Connection:
 
     # -- handshake ----------------------------------------------------------------------------------------------------
     def _hello(self, message: bytes) -> None:
-        session, context = self._session, self._context
-        session.receive_message(message)
-        refusal = session.refusal_of_hello()
-        if refusal is None and context.draining:
-            refusal = ErrorCode.DRAINING, "the node is going down"
-        if refusal is None and context.crowded():
-            refusal = ErrorCode.BUSY, "too many connections"
+        self._session.receive_message(message)
+        refusal = refusal_of_hello(self._session, self._context, self._peer())
         if refusal is not None:
-            if refusal[0] == ErrorCode.AUTH_FAILED:
-                context.errors["auth"] += 1
-            words, cause = f"session of {self._peer()} refused: {refusal[1]}", ErrorCode(refusal[0]).name.lower()
-            limited_event(_LOG, refusal[1], "session_refused", words, cause=cause, peer=self._peer())
             self._closing = True
-            self._queue([memoryview(session.send_refusal(*refusal))], None)
+            self._queue([memoryview(refusal)], None)
             return
         self.phase = Phase.PROOF
-        self._queue([memoryview(session.send_challenge(context.lane))], None)
+        self._queue([memoryview(self._session.send_challenge(self._context.lane))], None)
 
     def _proof(self, message: bytes) -> None:
         session, context = self._session, self._context
         session.receive_message(message)
         assert session.hello is not None
-        hello = session.hello
-        self.agent = hello.agent
+        self.agent = session.hello.agent
         self.phase = Phase.FRAMES
-        try:
-            self.namespace = context.engine.open_namespace(hello.namespace, hello.identity)
-            refused = None if self.namespace else (ErrorCode.IDENTITY_MISMATCH, "another identity is recorded")
-        except StorageError as error:
-            _LOG.error("storage", "storage: %s", error)
-            refused = ErrorCode.STORAGE, "the namespace could not be recorded"
-        if refused is not None:
-            context.errors["identity"] += refused[0] == ErrorCode.IDENTITY_MISMATCH
-            words = f"session of {self.agent} refused: namespace {hello.namespace!r}: {refused[1]}"
-            cause = refused[0].name.lower()
-            limited_event(_LOG, hello.namespace, "session_refused", words, cause=cause, peer=self.agent)
+        self.namespace, answer = open_namespace(session.hello, context)
+        if self.namespace is None:
             self._closing = True
-            text = f"namespace {hello.namespace!r}: {refused[1]}"
-            self._respond(Opcode.WELCOME, 0, Response(wire.encode_error(refused[0], text), Flag.RESPONSE | Flag.ERROR))
-            return
-        welcome: dict[str, object] = {
-            "version": __version__,
-            "lane": context.lane,
-            "lanes": context.lane_count,
-            "value_bytes_max": VALUE_BYTES_MAX,
-        }
-        if context.shm is not None:
-            welcome["shm"] = {**context.shm, "host": host_digest(hello.key_id)}
-        if self._local:
+        elif self._local:
             mover = ShmMover(
                 turn_bytes=limits.TURN_BYTES,
                 regions_max=limits.SHM_REGIONS_MAX,
                 guarded=context.shm_guarded,
             )
             self._placements = Placements(context.handler, mover, self.transport)
-        if context.rdma is not None and (offer := context.rdma.offer()) is not None:
-            welcome["rdma"] = offer
-        self._respond(Opcode.WELCOME, 0, Response(json.dumps(welcome, separators=(",", ":")).encode()))
+        self._respond(Opcode.WELCOME, 0, answer)
 
     # -- frames -------------------------------------------------------------------------------------------------------
     def _frame(self, header: Header, message: bytes) -> None:
