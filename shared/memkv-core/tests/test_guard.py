@@ -167,3 +167,4 @@ def test_overhead_is_reported(record_property: Any) -> None:
     for _ in range(10_000):
         call(1)
     record_property("guard_overhead_ns", round((time.perf_counter() - start) * 1e5))
+    assert call(1) == 1
