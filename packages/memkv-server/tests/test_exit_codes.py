@@ -50,8 +50,13 @@ def test_an_interrupted_command_is_130(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     command = [sys.executable, "-m", "memkv_server", "put", "k", str(fifo)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path)
-    with fifo.open("wb"):  # returns once the command has opened its end: it is reading
+    # A shell has what it runs in the background ignore SIGINT, and that is inherited.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, cwd=tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with process, fifo.open("wb"):  # opened once the command has opened its end: it is reading
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert (process.returncode, b"Traceback" in said) == (130, False)

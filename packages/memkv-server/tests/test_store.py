@@ -9,6 +9,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -185,10 +186,10 @@ def test_a_folder_in_memory_is_refused(tmp_path: Path) -> None:
 def test_a_filesystem_without_o_direct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.open
 
-    def without(path: str | Path, flags: int, mode: int = 0o777) -> int:
+    def without(path: str | Path, flags: int, mode: int = 0o777, **more: Any) -> int:
         if flags & os.O_DIRECT:
             raise OSError(errno.EINVAL, "Invalid argument")
-        return real(path, flags, mode)
+        return real(path, flags, mode, **more)
 
     monkeypatch.setattr(os, "open", without)
     with pytest.raises(StorageError, match="cannot be read with O_DIRECT in blocks of 4096 bytes; use mode file, or a"):
