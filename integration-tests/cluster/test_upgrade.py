@@ -159,5 +159,7 @@ def test_nodes_first_then_clients(previous: str, releases: Releases) -> None:
 
 def test_a_client_that_was_upgraded_before_its_node(previous: str, releases: Releases) -> None:
     address = releases.start(previous, "drive")
-    releases.client("", address, "put", "k")
-    releases.client(previous, address, "get", "k")
+    stored = releases.client("", address, "put", "k")
+    found = releases.client(previous, address, "get", "k")
+    assert stored.startswith(f"{__version__} ")
+    assert found.split(" ", 1)[1] == stored.split(" ", 1)[1] == "{}\n", "no misses"

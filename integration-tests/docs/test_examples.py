@@ -141,8 +141,11 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 def test_examples(page: str, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in [name for name in os.environ if name.startswith("MEMKV_")]:
         monkeypatch.delenv(name)
+    tried = 0
     for example in WITH_EXAMPLES[page]:
         language = language_of(example)
         if (page, language) not in ELSEWHERE:
             run: Any = getattr(reader, language)
             run(example)
+            tried += 1
+    assert tried > 0, "a page of which nothing is tried belongs to another test"

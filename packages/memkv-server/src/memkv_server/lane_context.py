@@ -30,7 +30,8 @@ class LaneContext:
     shm_guarded: bool = True  # the engine's memory is a mapping of drives, which may not give a page of it back
     drain: memoryview = field(default_factory=lambda: memoryview(bytearray(limits.DRAIN_BYTES)))
     draining: bool = False
-    turn_bytes: int = WINDOW_BYTES  # moved by one system call; less while others have something to do as well
+    # Moved by one system call; less while others have something to do as well, or have asked a moment ago.
+    turn_bytes: int = WINDOW_BYTES
     crowded: Callable[[], bool] = lambda: False
     waiting: set[Connection] = field(default_factory=set)  # those with answers that wait for the drive or for a move
     rdma: MoverSource | None = None

@@ -48,6 +48,8 @@ class Outbox:
     def send(self, size_max: int = WINDOW_BYTES) -> None:
         """A turn of sending, until the socket takes no more; about ``size_max`` bytes a system call at most.
 
+        A ``size_max`` below a window says that others wait: then it is one call.
+
         Raises OSError where the connection is lost.
         """
         for _ in range(limits.SENDS_PER_TURN if size_max >= WINDOW_BYTES else 1):

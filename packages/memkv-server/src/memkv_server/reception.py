@@ -24,7 +24,7 @@ from memkv_server.events import limited_event
 from memkv_server.handler import Response
 from memkv_server.lane_context import LaneContext
 
-_LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.connection"))
+_LOG: Final = RateLimitedLog(logging.getLogger("memkv.server.connection"))  # whose sessions these are
 
 
 def refusal_of_hello(session: Session, context: LaneContext, peer: str) -> bytes | None:
